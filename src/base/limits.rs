@@ -1,0 +1,48 @@
+//! Every bound of the system, with compile-time checks between them.
+
+/// Largest SIP message taken from a stream, and the largest UDP payload.
+pub const SIP_MESSAGE_LEN_MAX: usize = 65_535;
+/// Largest header section of a SIP message.
+pub const SIP_HEAD_LEN_MAX: usize = 65_535;
+/// Header lines of a SIP message.
+pub const SIP_HEADER_COUNT_MAX: usize = 256;
+/// A stream that starts a message and does not finish it within this many seconds is closed.
+pub const STREAM_MESSAGE_SECONDS_MAX: u64 = 30;
+/// Stream connections of one shard.
+pub const STREAM_COUNT_MAX: usize = 65_536;
+/// Bytes waiting to be sent on one stream; over it the connection's messages are refused.
+pub const STREAM_EGRESS_LEN_MAX: usize = 4 << 20;
+/// Server transactions of one shard, lingering ones included.
+pub const SERVER_TRANSACTION_COUNT_MAX: usize = 1 << 18;
+/// Client transactions of one shard.
+pub const CLIENT_TRANSACTION_COUNT_MAX: usize = 1 << 17;
+/// Devices one request is forked to.
+pub const FORK_COUNT_MAX: usize = 16;
+/// Devices kept for one subscriber.
+pub const DEVICE_COUNT_MAX: usize = 32;
+/// Items in a shard's mailbox.
+pub const SHARD_MAILBOX_LEN: usize = 16_384;
+/// Items in the store's mailbox.
+pub const STORE_MAILBOX_LEN: usize = 16_384;
+/// Items in the control thread's mailbox.
+pub const CONTROL_MAILBOX_LEN: usize = 16_384;
+/// Rows of one durable commit.
+pub const COMMIT_ROWS_MAX: usize = 512;
+/// Bytes of an XML document (SPEC §2.2).
+pub const DOCUMENT_LEN_MAX: usize = 256 * 1024;
+/// Depth of an XML document (SPEC §2.2).
+pub const DOCUMENT_DEPTH_MAX: usize = 32;
+/// Rules of an access policy (SPEC §2.2).
+pub const RULE_COUNT_MAX: usize = 1_000;
+/// Nested multipart levels of a body.
+pub const MULTIPART_DEPTH_MAX: usize = 8;
+/// Parts of a multipart body, all levels together.
+pub const MULTIPART_PART_COUNT_MAX: usize = 64;
+/// Shards of one appliance.
+pub const SHARD_COUNT_MAX: usize = 256;
+
+const _: () = assert!(SIP_HEAD_LEN_MAX <= SIP_MESSAGE_LEN_MAX);
+const _: () = assert!(STREAM_EGRESS_LEN_MAX >= 2 * SIP_MESSAGE_LEN_MAX);
+const _: () = assert!(FORK_COUNT_MAX <= DEVICE_COUNT_MAX);
+const _: () = assert!(COMMIT_ROWS_MAX <= STORE_MAILBOX_LEN);
+const _: () = assert!(CLIENT_TRANSACTION_COUNT_MAX <= u32::MAX as usize);

@@ -1,0 +1,33 @@
+//! ringpost: the OMA CPM Participating Function of the terminating user.
+//!
+//! Rooms in dependency order; a room imports only rooms of a lower level:
+//!
+//! | level | rooms | subject |
+//! | --- | --- | --- |
+//! | 0 | [`base`] | words every room shares: time, handles, bounds, mailboxes |
+//! | 1 | [`metrics`], [`sip`], [`cpim`] | counters; SIP; message bodies |
+//! | 2 | [`participating`] | what CPM says: policy, preferences, pager mode, deferral |
+//! | 3 | [`store`], [`control`], [`config`], [`uring`] | disk, subscribers, settings, kernel |
+//! | 4 | [`shard`] | a per-core worker: ring in, cores, ring out |
+//! | 5 | [`admin`] | XCAP root, admin API, metrics over HTTP |
+//! | 6 | [`demo`] | the main job in one command |
+//!
+//! `ARCHITECTURE.md` draws the map and follows one datagram through it.
+
+#![deny(unsafe_code)]
+
+pub mod base;
+pub mod cpim;
+pub mod metrics;
+pub mod participating;
+pub mod sip;
+pub mod store;
+
+pub mod config;
+pub mod control;
+pub mod uring;
+
+pub mod shard;
+
+pub mod admin;
+pub mod demo;

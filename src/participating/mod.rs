@@ -1,0 +1,14 @@
+//! The CPM Participating Function of the terminating user, sans-IO.
+//!
+//! Owns what CPM says: access policy, preferences, device choice, pager mode, deferral. Refuses to know sockets,
+//! disks, XML and clocks: everything that happens arrives as a call or an [`input::Input`], everything it wants leaves
+//! as an [`effect::Effect`].
+
+pub mod devices;
+pub mod effect;
+pub mod input;
+pub mod policy;
+pub mod preferences;
+pub mod settings;
+pub mod storage;
+pub mod subscriber;
