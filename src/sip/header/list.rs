@@ -89,11 +89,7 @@ pub fn find_outside(text: &[u8], wanted: u8) -> Option<usize> {
         if byte == wanted {
             return Some(at);
         }
-        at = if byte == b'"' {
-            skip_quoted(text, at)
-        } else {
-            at + 1 + memchr::memchr(b'>', &text[at + 1..])?
-        } + 1;
+        at = if byte == b'"' { skip_quoted(text, at) } else { at + 1 + memchr::memchr(b'>', &text[at + 1..])? } + 1;
         at += memchr::memchr3(wanted, b'"', b'<', text.get(at..)?)?;
     }
 }

@@ -49,16 +49,7 @@ impl<'a> Via<'a> {
             None => (rest, &rest[rest.len()..]),
         };
         let (host, port) = split_host_port(sent_by)?;
-        let mut via = Self {
-            transport,
-            host,
-            port,
-            branch: None,
-            received: None,
-            rport: None,
-            maddr: None,
-            text,
-        };
+        let mut via = Self { transport, host, port, branch: None, received: None, rport: None, maddr: None, text };
         for param in params(parameters) {
             let value = param.value.unwrap_or_default();
             match param.name {
@@ -124,7 +115,8 @@ mod tests {
 
     #[test]
     fn broken_values_are_refused() {
-        for text in [&b""[..], b"SIP/2.0/UDP", b"SIP/2.0 x", b"HTTP/1.1/UDP a", b"SIP/2.0/UDP a:99999", b"SIP/2.0/UDP [::1"]
+        for text in
+            [&b""[..], b"SIP/2.0/UDP", b"SIP/2.0 x", b"HTTP/1.1/UDP a", b"SIP/2.0/UDP a:99999", b"SIP/2.0/UDP [::1"]
         {
             assert_eq!(Via::parse(text), None, "{}", String::from_utf8_lossy(text));
         }
