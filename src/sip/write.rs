@@ -58,8 +58,10 @@ pub fn forward_request(out: &mut Vec<u8>, message: &Message<'_>, edit: &Forward<
         match field.name {
             Name::Via if !via_seen => {
                 via_seen = true;
-                if !edit.stamp.is_empty() {
-                    copier.skip(out, field.line.start, field.line.end);
+                if edit.stamp.is_empty() {
+                    copier.keep(out, field.line.start, field.line.end);
+                } else {
+                    copier.flush(out);
                     let value = field.value.of(bytes);
                     let (first, rest) = split_first(value);
                     out.extend_from_slice(b"Via: ");
@@ -76,11 +78,11 @@ pub fn forward_request(out: &mut Vec<u8>, message: &Message<'_>, edit: &Forward<
             }
             Name::MaxForwards => {
                 hops_seen = true;
-                copier.skip(out, field.line.start, field.line.end);
+                copier.flush(out);
                 let _ = write!(out, "Max-Forwards: {}\r\n", edit.max_forwards);
             }
             Name::Route if routes_left > 0 => {
-                copier.skip(out, field.line.start, field.line.end);
+                copier.flush(out);
                 let mut rest = Some(field.value.of(bytes));
                 while routes_left > 0
                     && let Some(value) = rest
@@ -94,7 +96,7 @@ pub fn forward_request(out: &mut Vec<u8>, message: &Message<'_>, edit: &Forward<
                 }
             }
             name if name != Name::Other && edit.drop.contains(&name) => {
-                copier.skip(out, field.line.start, field.line.end);
+                copier.flush(out);
             }
             _ => copier.keep(out, field.line.start, field.line.end),
         }
@@ -132,7 +134,7 @@ pub fn forward_response(out: &mut Vec<u8>, message: &Message<'_>, status: Option
     for field in &message.scan.fields {
         if field.name == Name::Via && !popped {
             popped = true;
-            copier.skip(out, field.line.start, field.line.end);
+            copier.flush(out);
             if let (_, Some(rest)) = split_first(field.value.of(bytes)) {
                 line(out, "Via", rest);
             }
@@ -279,10 +281,6 @@ impl<'a> Copier<'a> {
                 self.run = Some((start, end));
             }
         }
-    }
-
-    fn skip(&mut self, out: &mut Vec<u8>, _start: u32, _end: u32) {
-        self.flush(out);
     }
 
     fn flush(&mut self, out: &mut Vec<u8>) {
