@@ -6,9 +6,11 @@
 
 pub mod devices;
 pub mod effect;
+pub mod facts;
 pub mod input;
 pub mod policy;
 pub mod preferences;
+pub mod registration;
 pub mod settings;
 pub mod storage;
 pub mod subscriber;
