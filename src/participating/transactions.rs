@@ -144,6 +144,8 @@ struct Server {
     response: Bytes,
     started: Instant,
     completed: bool,
+    /// When the wheel looks at the transaction next.
+    armed: Option<Instant>,
 }
 
 /// Whose a client transaction is.
@@ -177,6 +179,8 @@ struct Client {
     destination: Destination,
     request: Bytes,
     started: Instant,
+    /// When the wheel looks at the transaction next.
+    armed: Option<Instant>,
 }
 
 /// What a client transaction has to say.
@@ -384,6 +388,7 @@ impl Transactions {
             response: Bytes::new(),
             started: now,
             completed: false,
+            armed: None,
         };
         if self.servers.is_full() && !self.evict_completed() {
             return Admission::Full;
@@ -475,7 +480,15 @@ impl Transactions {
     /// Reserves a client transaction, so that its branch can be written into the request.
     pub fn reserve(&mut self, owner: Owner, destination: Destination, rng: &mut Rng, now: Instant) -> Option<ClientId> {
         let nonce = rng.next_u64();
-        self.clients.insert(Client { nonce, machine: None, owner, destination, request: Bytes::new(), started: now })
+        self.clients.insert(Client {
+            nonce,
+            machine: None,
+            owner,
+            destination,
+            request: Bytes::new(),
+            started: now,
+            armed: None,
+        })
     }
 
     /// Writes the Via of a reserved client transaction: own address and branch.
@@ -574,10 +587,26 @@ impl Transactions {
         Some(action.tell)
     }
 
+    /// Sees to it that the wheel looks at a transaction by its next deadline. An earlier look that is already due to
+    /// happen is enough: it re-arms.
     fn arm(&mut self, timed: Timed) {
-        if let Some(deadline) = self.deadline(timed) {
+        let Some(deadline) = self.deadline(timed) else { return };
+        let armed = match timed {
+            Timed::Server(id) => self.servers.get_mut(id).map(|server| &mut server.armed),
+            Timed::Client(id) => self.clients.get_mut(id).map(|client| &mut client.armed),
+        };
+        let Some(armed) = armed else { return };
+        if armed.is_none_or(|look| look > deadline) {
+            *armed = Some(deadline);
             self.wheel.insert(deadline, timed);
         }
+    }
+
+    fn disarm(&mut self, timed: Timed) {
+        match timed {
+            Timed::Server(id) => self.servers.get_mut(id).map(|server| server.armed = None),
+            Timed::Client(id) => self.clients.get_mut(id).map(|client| client.armed = None),
+        };
     }
 
     fn deadline(&self, timed: Timed) -> Option<Instant> {
@@ -599,11 +628,12 @@ impl Transactions {
     /// Fires one due timer; true while there may be more. News of a client transaction is put into `news`.
     pub fn handle_timeout(&mut self, now: Instant, out: &mut VecDeque<Effect>, news: &mut Option<(Owner, Verdict)>) -> bool {
         let Some(timed) = self.wheel.pop_due(now) else { return false };
+        self.disarm(timed);
         // Entries are never taken off the wheel: one that came too early, because its machine moved on, is put back.
         match self.deadline(timed) {
             None => return true,
             Some(deadline) if deadline > now => {
-                self.wheel.insert(deadline, timed);
+                self.arm(timed);
                 return true;
             }
             Some(_) => {}
