@@ -14,3 +14,4 @@ pub mod registration;
 pub mod settings;
 pub mod storage;
 pub mod subscriber;
+pub mod transactions;

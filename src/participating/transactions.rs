@@ -100,12 +100,9 @@ impl ReplyPath {
     /// The effect that sends a response.
     pub fn send(&self, bytes: Bytes) -> Effect {
         match self.source.conn {
-            None => Effect::SendDatagram {
-                socket: Socket::WellKnown,
-                listener: self.source.listener,
-                to: self.to,
-                bytes,
-            },
+            None => {
+                Effect::SendDatagram { socket: Socket::WellKnown, listener: self.source.listener, to: self.to, bytes }
+            }
             Some((shard, conn)) => Effect::SendStream {
                 to: StreamTarget::Connection { shard, conn, fallback: self.to },
                 listener: self.source.listener,
@@ -626,7 +623,12 @@ impl Transactions {
     }
 
     /// Fires one due timer; true while there may be more. News of a client transaction is put into `news`.
-    pub fn handle_timeout(&mut self, now: Instant, out: &mut VecDeque<Effect>, news: &mut Option<(Owner, Verdict)>) -> bool {
+    pub fn handle_timeout(
+        &mut self,
+        now: Instant,
+        out: &mut VecDeque<Effect>,
+        news: &mut Option<(Owner, Verdict)>,
+    ) -> bool {
         let Some(timed) = self.wheel.pop_due(now) else { return false };
         self.disarm(timed);
         // Entries are never taken off the wheel: one that came too early, because its machine moved on, is put back.
@@ -684,9 +686,7 @@ impl Client {
     fn send(&self, id: ClientId) -> Effect {
         let Destination { transport, to, listener, .. } = self.destination;
         match transport {
-            Transport::Udp => {
-                Effect::SendDatagram { socket: Socket::Own, listener, to, bytes: self.request.clone() }
-            }
+            Transport::Udp => Effect::SendDatagram { socket: Socket::Own, listener, to, bytes: self.request.clone() },
             Transport::Tcp => Effect::SendStream {
                 to: StreamTarget::Peer(to),
                 listener,
