@@ -262,3 +262,11 @@ pub fn date(message: &Message<'_>) -> Option<UnixMillis> {
     let since = time.duration_since(std::time::UNIX_EPOCH).ok()?;
     Some(UnixMillis(i64::try_from(since.as_millis()).ok()?))
 }
+
+/// True when a sent-by names this peer, by name or by address and port.
+pub fn names_host(host: &[u8], port: Option<u16>, peer_host: &str, peer: SocketAddr) -> bool {
+    match literal_ip(host) {
+        Some(ip) => SocketAddr::new(ip, port.unwrap_or(DEFAULT_PORT)) == peer,
+        None => host.eq_ignore_ascii_case(peer_host.as_bytes()),
+    }
+}

@@ -17,7 +17,7 @@ use crate::sip::message::{Envelope, Message};
 use crate::sip::transaction::{
     Action, InviteServer, NonInviteClient, NonInviteServer, Reliability, Send as SendWhat, Tell,
 };
-use crate::sip::transport::{ViaStamp, response_address};
+use crate::sip::transport::{ViaStamp, exceeds_datagram, response_address};
 use bytes::Bytes;
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
@@ -90,7 +90,15 @@ impl ReplyPath {
         Self { source, to: response_address(via, source.peer), stamp: ViaStamp::of(via, source.peer) }
     }
 
-    fn reliability(&self) -> Reliability {
+    /// Changes the transport that the topmost Via, ours, names; it is the first to name one.
+fn rename_transport(request: &mut [u8], transport: [u8; 3]) {
+    const BEFORE: &[u8] = b"\r\nVia: SIP/2.0/";
+    if let Some(at) = memchr::memmem::find(request, BEFORE) {
+        request[at + BEFORE.len()..][..3].copy_from_slice(&transport);
+    }
+}
+
+fn reliability(&self) -> Reliability {
         match self.source.transport {
             Transport::Udp => Reliability::Unreliable,
             Transport::Tcp => Reliability::Reliable,
@@ -506,11 +514,30 @@ impl Transactions {
     }
 
     /// Sends the request of a reserved client transaction. RFC 3261 §17.1.2.
-    pub fn launch(&mut self, id: ClientId, request: Bytes, now: Instant, out: &mut VecDeque<Effect>) {
+    ///
+    /// A request too large for a datagram leaves over a stream, and its Via says so (RFC 3261 §18.1.1).
+    pub fn launch(
+        &mut self,
+        id: ClientId,
+        request: &mut [u8],
+        path_mtu: usize,
+        now: Instant,
+        out: &mut VecDeque<Effect>,
+    ) {
         let Some(client) = self.clients.get_mut(id) else { return };
         debug_assert!(client.machine.is_none(), "a transaction is launched once");
+        if client.destination.transport == Transport::Udp && exceeds_datagram(request.len(), path_mtu) {
+            client.destination.transport = Transport::Tcp;
+            client.destination.sized_up = true;
+            rename_transport(request, *b"TCP");
+        }
+        client.request = Bytes::copy_from_slice(request);
+        self.start(id, now, out);
+    }
+
+    fn start(&mut self, id: ClientId, now: Instant, out: &mut VecDeque<Effect>) {
+        let Some(client) = self.clients.get_mut(id) else { return };
         client.machine = Some(NonInviteClient::new(reliability(client.destination.transport), now));
-        client.request = request;
         client.started = now;
         out.push_back(client.send(id));
         self.arm(Timed::Client(id));
@@ -545,12 +572,9 @@ impl Transactions {
         if client.destination.sized_up && client.destination.transport == Transport::Tcp {
             client.destination.transport = Transport::Udp;
             let mut request = client.request.to_vec();
-            // The topmost Via is ours and the first to name a transport.
-            if let Some(at) = memchr::memmem::find(&request, b"SIP/2.0/TCP ") {
-                request[at + 8..at + 11].copy_from_slice(b"UDP");
-            }
-            client.machine = None;
-            self.launch(id, Bytes::from(request), now, out);
+            rename_transport(&mut request, *b"UDP");
+            client.request = Bytes::from(request);
+            self.start(id, now, out);
             return None;
         }
         let owner = client.owner;
@@ -694,6 +718,14 @@ impl Client {
                 ticket: Some(Waiting::Client(id).ticket()),
             },
         }
+    }
+}
+
+/// Changes the transport that the topmost Via, ours, names; it is the first to name one.
+fn rename_transport(request: &mut [u8], transport: [u8; 3]) {
+    const BEFORE: &[u8] = b"\r\nVia: SIP/2.0/";
+    if let Some(at) = memchr::memmem::find(request, BEFORE) {
+        request[at + BEFORE.len()..][..3].copy_from_slice(&transport);
     }
 }
 
