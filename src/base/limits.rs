@@ -38,6 +38,10 @@ pub const RULE_COUNT_MAX: usize = 1_000;
 pub const MULTIPART_DEPTH_MAX: usize = 8;
 /// Parts of a multipart body, all levels together.
 pub const MULTIPART_PART_COUNT_MAX: usize = 64;
+/// Header lines of a CPIM message or of one body part.
+pub const BODY_HEADER_COUNT_MAX: usize = 64;
+/// Characters of a multipart boundary (RFC 2046 §5.1.1).
+pub const MULTIPART_BOUNDARY_LEN_MAX: usize = 70;
 /// Shards of one appliance.
 pub const SHARD_COUNT_MAX: usize = 256;
 
