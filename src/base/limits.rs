@@ -50,3 +50,7 @@ const _: () = assert!(STREAM_EGRESS_LEN_MAX >= 2 * SIP_MESSAGE_LEN_MAX);
 const _: () = assert!(FORK_COUNT_MAX <= DEVICE_COUNT_MAX);
 const _: () = assert!(COMMIT_ROWS_MAX <= STORE_MAILBOX_LEN);
 const _: () = assert!(CLIENT_TRANSACTION_COUNT_MAX <= u32::MAX as usize);
+/// Users whose deferred messages one shard has in hand or in line.
+pub const DELIVERY_USER_COUNT_MAX: usize = 1 << 20;
+/// Users one shard delivers to at the same time.
+pub const DELIVERY_ACTIVE_MAX: usize = 1_024;

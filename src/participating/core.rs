@@ -370,14 +370,7 @@ impl<D: Directory> Core<D> {
         });
     }
 
-    fn dispatch(
-        &mut self,
-        server: ServerId,
-        message: &Message<'_>,
-        envelope: &Envelope<'_>,
-        source: Source,
-        now: Now,
-    ) {
+    fn dispatch(&mut self, server: ServerId, message: &Message<'_>, envelope: &Envelope<'_>, source: Source, now: Now) {
         match message.method().unwrap_or_default() {
             b"MESSAGE" => self.on_pager_message(server, message, envelope, source, now),
             b"REGISTER" => self.on_register(server, message, source, now),
@@ -554,7 +547,9 @@ impl<D: Directory> Core<D> {
         extra: &str,
         now: Now,
     ) {
-        let (Some(path), Some(key)) = (self.transactions.path(server), self.transactions.key_of(server)) else { return };
+        let (Some(path), Some(key)) = (self.transactions.path(server), self.transactions.key_of(server)) else {
+            return;
+        };
         let to_tag = self.transactions.to_tag(key);
         let bytes = self.compose_response(message, path, status, reason, extra, &to_tag);
         if let Some(started) = self.transactions.started(server)
@@ -679,9 +674,7 @@ impl<D: Directory> Core<D> {
     pub(super) fn is_from_isf(&self, message: &Message<'_>, source: Source) -> bool {
         let Some(isf) = &self.settings.isf else { return false };
         source.peer == isf.hop.addr
-            || message.via().is_some_and(|via| {
-                facts::names_host(via.host, via.port, &isf.host, isf.hop.addr)
-            })
+            || message.via().is_some_and(|via| facts::names_host(via.host, via.port, &isf.host, isf.hop.addr))
     }
 
     pub(super) fn schedule_sweep(&mut self, now: Now) {

@@ -1,6 +1,6 @@
 //! Steps PM-1 to PM-6 as one pure function: what becomes of a pager mode message. First terminating step wins.
 
-use super::content::{self, ContentFault};
+use super::content::{self, Remedy};
 use super::facts::Validity;
 use super::policy::PolicyRequest;
 use super::preferences::{Availability, DeviceSelection, Handling, Media};
@@ -35,11 +35,24 @@ pub struct Case<'a> {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ContentFacts<'a> {
     /// The `imdn.Message-ID` of the CPIM body.
-    pub imdn_message_id: Option<&'a [u8]>,
+    pub imdn_message_id: Option<&'a str>,
+    /// The DateTime of the CPIM body.
+    pub date_time: Option<&'a str>,
     /// The sender wants to hear of a failed delivery.
     pub wants_failure_notice: bool,
     /// The message is itself a disposition notification: none is ever sent about it.
     pub is_notification: bool,
+}
+
+impl<'a> From<content::Facts<'a>> for ContentFacts<'a> {
+    fn from(found: content::Facts<'a>) -> Self {
+        Self {
+            imdn_message_id: found.imdn_message_id,
+            date_time: found.date_time,
+            wants_failure_notice: found.wants_failure_notice(),
+            is_notification: found.is_imdn,
+        }
+    }
 }
 
 /// What becomes of the message.
@@ -49,7 +62,7 @@ pub enum Decision {
     UnknownUser,
     /// 403 with Warning 122, by access policy (PM-1e).
     PolicyReject,
-    /// 400: a body without a type.
+    /// 400: a body without a type, or one that cannot be read.
     BadContent,
     /// 415 with Accept (PM-2b); `encoding` adds Accept-Encoding.
     UnsupportedMedia {
@@ -102,16 +115,15 @@ pub fn decide<'a>(
     }
     // PM-2: type, then size.
     match content::check(case.content_type, case.content_encoding, case.body, &settings.accept_types) {
-        Ok(found) => {
-            facts = ContentFacts {
-                imdn_message_id: found.imdn_message_id,
-                wants_failure_notice: found.wants_negative_delivery && !found.is_imdn,
-                is_notification: found.is_imdn,
-            }
+        Ok(found) => facts = found.into(),
+        Err(fault) => {
+            let decision = match fault.remedy() {
+                Remedy::BadRequest => Decision::BadContent,
+                Remedy::UnsupportedType => Decision::UnsupportedMedia { encoding: false },
+                Remedy::UnsupportedEncoding => Decision::UnsupportedMedia { encoding: true },
+            };
+            return (decision, facts);
         }
-        Err(ContentFault::BadRequest) => return (Decision::BadContent, facts),
-        Err(ContentFault::Encoding) => return (Decision::UnsupportedMedia { encoding: true }, facts),
-        Err(_) => return (Decision::UnsupportedMedia { encoding: false }, facts),
     }
     if case.oversize {
         return (Decision::Oversize(settings.oversize), facts);

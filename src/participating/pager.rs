@@ -34,6 +34,8 @@ const MAX_FORWARDS: u32 = 70;
 /// How long a device may take before its silence becomes a deferral, where 408 is in `deferred.defer_on`: before the
 /// sender's own 64·T1 run out.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(24);
+/// Bytes that a forwarded request may gain: what decides whether it could outgrow a datagram.
+const VIA_ROOM: usize = 512;
 /// Fields that end at the trust domain's edge or are ours to write.
 const DROPPED: [Name; 2] = [Name::PPreferredIdentity, Name::PPreferredService];
 
@@ -181,9 +183,8 @@ impl<D: Directory> Core<D> {
             interworking_closed: self.settings.isf.is_none() || self.is_from_isf(message, source),
         };
         let settings = &self.settings;
-        let (decision, content) = self
-            .directory
-            .read(user.as_str(), |subscriber| decide(&case, subscriber, settings, now.wall));
+        let (decision, content) =
+            self.directory.read(user.as_str(), |subscriber| decide(&case, subscriber, settings, now.wall));
         self.carry_out(server, message, source, &originator, user.as_str(), &decision, content, now);
     }
 
@@ -205,7 +206,7 @@ impl<D: Directory> Core<D> {
             Decision::PolicyReject | Decision::PreferenceReject => {
                 self.forbid(server, message, "122 Function not allowed", now);
             }
-            Decision::BadContent => self.respond(server, message, 400, "Missing Content-Type", "", now),
+            Decision::BadContent => self.respond(server, message, 400, "Bad Content", "", now),
             Decision::UnsupportedMedia { encoding } => {
                 let mut extra = format!("Accept: {}\r\n", self.accept_value());
                 if *encoding {
@@ -231,7 +232,7 @@ impl<D: Directory> Core<D> {
                 };
                 self.respond(server, message, status, reason, "", now);
                 if content.wants_failure_notice {
-                    self.send_failure_notice(message, originator.main(), user, now);
+                    self.send_failure_notice(message, user, now);
                 }
             }
             Decision::Defer { age_max_seconds } => {
@@ -326,17 +327,18 @@ impl<D: Directory> Core<D> {
     /// The message's own id, or one that every repetition of the message gets as well.
     pub(super) fn message_id(&self, message: &Message<'_>, content: ContentFacts<'_>) -> Box<str> {
         match content.imdn_message_id {
-            Some(id) if !id.is_empty() => String::from_utf8_lossy(id).into(),
+            Some(id) if !id.is_empty() => id.into(),
             _ => {
                 let call_id = message.value(Name::CallId).unwrap_or_default();
                 let cseq = message.value(Name::CSeq).unwrap_or_default();
                 let from = message.value(Name::From).unwrap_or_default();
                 // Not keyed by the process's secret: the id must be the same after a restart.
-                let hash = [call_id, cseq, from].iter().fold(0xcbf2_9ce4_8422_2325_6c62_272e_07bb_0142_u128, |hash, part| {
-                    part.iter().chain(b"\n").fold(hash, |hash, byte| {
-                        (hash ^ u128::from(*byte)).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b)
-                    })
-                });
+                let hash =
+                    [call_id, cseq, from].iter().fold(0xcbf2_9ce4_8422_2325_6c62_272e_07bb_0142_u128, |hash, part| {
+                        part.iter().chain(b"\n").fold(hash, |hash, byte| {
+                            (hash ^ u128::from(*byte)).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b)
+                        })
+                    });
                 format!("rp-{hash:032x}").into()
             }
         }
@@ -424,20 +426,13 @@ impl<D: Directory> Core<D> {
     }
 
     pub(super) fn content_facts<'a>(&self, message: &Message<'a>) -> ContentFacts<'a> {
-        let found = super::content::check(
+        super::content::check(
             message.value(Name::ContentType),
             message.value(Name::ContentEncoding),
             message.body(),
             &self.settings.accept_types,
-        );
-        found.map_or_else(
-            |_| ContentFacts::default(),
-            |found| ContentFacts {
-                imdn_message_id: found.imdn_message_id,
-                wants_failure_notice: found.wants_negative_delivery && !found.is_imdn,
-                is_notification: found.is_imdn,
-            },
         )
+        .map_or_else(|_| ContentFacts::default(), ContentFacts::from)
     }
 
     /// PM-7, straight from the receive buffer: the request is copied once, into the forwarded one.
@@ -478,6 +473,14 @@ impl<D: Directory> Core<D> {
                 return;
             }
         };
+        if hop.transport == Some(Transport::Tcp)
+            || exceeds_datagram(message.bytes.len() + VIA_ROOM, self.settings.path_mtu)
+        {
+            // A stream may fail, and then the request has to be answered from here.
+            if let Some(waiting) = self.jobs.get_mut(job).filter(|waiting| waiting.request.is_empty()) {
+                waiting.request = Bytes::copy_from_slice(message.bytes);
+            }
+        }
         let Ok(envelope) = message.envelope() else { return };
         let loop_mark = self.loop_mark(message, &envelope);
         let branches = plan.instances.len().max(1);
@@ -597,7 +600,8 @@ impl<D: Directory> Core<D> {
 
     /// Goes on with a kept request: devices are chosen as things stand, since time has passed.
     fn resume(&mut self, job: SlotId, now: Now) {
-        let Some((request, interworking)) = self.jobs.get(job).map(|job| (job.request.clone(), job.interworking)) else {
+        let Some((request, interworking)) = self.jobs.get(job).map(|job| (job.request.clone(), job.interworking))
+        else {
             return;
         };
         self.with_request(&request, |core, message| {
@@ -617,13 +621,7 @@ impl<D: Directory> Core<D> {
     }
 
     /// What became of one branch (PM-8).
-    pub(super) fn on_branch(
-        &mut self,
-        id: SlotId,
-        verdict: Verdict,
-        response: Option<(u16, &Message<'_>)>,
-        now: Now,
-    ) {
+    pub(super) fn on_branch(&mut self, id: SlotId, verdict: Verdict, response: Option<(u16, &Message<'_>)>, now: Now) {
         let Some(job) = self.jobs.get_mut(id) else { return };
         if job.stage != Stage::Forwarding || verdict == Verdict::Provisional {
             // Provisional responses to MESSAGE are absorbed (RFC 4320 §4.1).
@@ -710,16 +708,11 @@ impl<D: Directory> Core<D> {
                 self.stages.record(TimedStage::Total, now.at - job.started);
             }
             Some(_) => {
+                debug_assert!(!job.request.is_empty(), "a request that may turn out unsendable is kept");
                 let warning = self.warning("Next hop unreachable");
-                if job.request.is_empty() {
-                    // The request was not kept, and the client that could not send it kept nothing else of it: the
-                    // sender's own timer ends the transaction.
-                    self.transactions.abandon(job.server);
-                } else {
-                    self.with_request(&job.request, |core, message| {
-                        core.respond(job.server, message, 500, "Server Internal Error", &warning, now);
-                    });
-                }
+                self.with_request(&job.request, |core, message| {
+                    core.respond(job.server, message, 500, "Server Internal Error", &warning, now);
+                });
             }
             // Nobody answered. The sender's timer has run out as well: no late 408 (RFC 4320 §4.1).
             None => self.transactions.abandon(job.server),

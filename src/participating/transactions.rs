@@ -90,15 +90,7 @@ impl ReplyPath {
         Self { source, to: response_address(via, source.peer), stamp: ViaStamp::of(via, source.peer) }
     }
 
-    /// Changes the transport that the topmost Via, ours, names; it is the first to name one.
-fn rename_transport(request: &mut [u8], transport: [u8; 3]) {
-    const BEFORE: &[u8] = b"\r\nVia: SIP/2.0/";
-    if let Some(at) = memchr::memmem::find(request, BEFORE) {
-        request[at + BEFORE.len()..][..3].copy_from_slice(&transport);
-    }
-}
-
-fn reliability(&self) -> Reliability {
+    fn reliability(&self) -> Reliability {
         match self.source.transport {
             Transport::Udp => Reliability::Unreliable,
             Transport::Tcp => Reliability::Reliable,
