@@ -4,6 +4,7 @@
 //! disks, XML and clocks: everything that happens arrives as a call or an [`input::Input`], everything it wants leaves
 //! as an [`effect::Effect`].
 
+pub mod content;
 pub mod devices;
 pub mod effect;
 pub mod input;
