@@ -92,9 +92,9 @@ fn parse_header(line: &[u8]) -> Option<Header<'_>> {
     is_name.then(|| Header { name, value: line[colon + 1..].trim_ascii() })
 }
 
-/// Splits at the first empty line, which belongs to neither side.
+/// Splits at the first empty line, which belongs to neither side. Line ends may be bare line feeds.
 ///
-/// RFC 3862 §2, RFC 2045 §3. Line ends may be bare line feeds.
+/// RFC 3862 §2, RFC 2045 §3.
 pub fn split_head(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let mut start = 0;
     loop {
@@ -168,9 +168,9 @@ impl<'a> Entity<'a> {
         self.content
     }
 
-    /// True when the content stands as it is, and so a structure inside it can be seen.
+    /// True when the content stands as it is, and so a structure inside it can be seen. A composite type must.
     ///
-    /// RFC 2045 §6.4: a composite type has no other encoding.
+    /// RFC 2045 §6.4.
     pub fn is_plainly_encoded(&self) -> bool {
         self.transfer_encoding.is_none_or(|name| {
             ["7bit", "8bit", "binary"].iter().any(|plain| name.eq_ignore_ascii_case(plain.as_bytes()))

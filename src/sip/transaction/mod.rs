@@ -102,3 +102,5 @@ impl Action {
 
 #[cfg(test)]
 mod golden;
+#[cfg(test)]
+mod histories;
