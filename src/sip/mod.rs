@@ -5,6 +5,7 @@
 //! bytes), [`message`] (views on the headers the product reads), [`header`] (values), [`uri`], [`write`] (range-copy
 //! writer), [`transport`] (which way a message goes), [`transaction`] (the machines of §17).
 
+pub mod framing;
 pub mod header;
 pub mod message;
 pub mod scan;
