@@ -343,7 +343,7 @@ mod tests {
         wheel.insert(in_months, 1);
         wheel.insert(Instant(u64::MAX), 2);
         wheel.insert(Instant(5) + 60 * DAY, 3);
-        assert_eq!(due(&mut wheel, Instant(5) + 59 * DAY), []);
+        assert_eq!(due(&mut wheel, Instant(5) + 59 * DAY), Vec::<u32>::new());
         assert_eq!(due(&mut wheel, Instant(5) + 61 * DAY), [3]);
         assert!(wheel.next_deadline().is_some_and(|next| next.since(in_months) < TICK));
         assert_eq!(due(&mut wheel, in_months + TICK), [1]);

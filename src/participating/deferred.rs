@@ -204,7 +204,7 @@ impl<D: Directory> Core<D> {
             self.effects.push_back(Effect::Store { ticket: Waiting::Delivery(id).ticket(), command });
             return;
         };
-        if !self.deliveries.may_send(now.at) {
+        if self.deliveries.next_send > now.at + PACE_AHEAD {
             delivery.step = Step::Queued;
             self.deliveries.active -= 1;
             self.deliveries.line.push_back(id);
