@@ -25,7 +25,7 @@ pub trait Lists {
 /// Reads an access policy document. Elements that are not understood are passed over, except conditions: a rule with
 /// an unknown condition does not apply.
 ///
-/// RFC 4745 §10.1.
+/// RFC 4745 §6.2.
 pub fn compile_access_policy(body: &[u8], lists: &dyn Lists) -> Result<AccessPolicy, Fault> {
     let document = xml::parse(body)?;
     let rules: Vec<Rule> = rules_of(&document)?.map(|rule| read_rule(rule, lists)).collect();

@@ -21,7 +21,7 @@ pub struct ListAnchor {
 ///
 /// `http://xdms.example/resource-lists/users/sip:bob@home.example/index/~~/resource-lists/list%5B@name=%22friends%22%5D`
 ///
-/// RFC 4826 §3.2, RFC 4825 §6.
+/// RFC 4826 §3.1, RFC 4825 §6.
 pub fn parse_anchor(anchor: &str) -> Option<ListAnchor> {
     match parse_reference(anchor)? {
         (list, None) => Some(list),
@@ -38,12 +38,17 @@ pub(super) fn parse_reference(reference: &str) -> Option<(ListAnchor, Option<Box
     let (user, document) = document.split_once('/')?;
     let user = uri::canonical_aor(&decoded(user)?)?;
     let document = decoded(document).filter(|name| !name.is_empty())?;
-    let (list, entry) = parse_selector(&decoded(selector)?)?;
+    let Selector { list, entry } = parse_selector(&decoded(selector)?)?;
     Some((ListAnchor { auid: decoded(auid)?.into(), user, document: document.into(), list }, entry))
 }
 
+struct Selector {
+    list: Vec<Box<str>>,
+    entry: Option<Box<str>>,
+}
+
 /// `resource-lists/list[@name="a"]/list[@name="b"]`, perhaps with `/entry[@uri="…"]` at the end.
-fn parse_selector(selector: &str) -> Option<(Vec<Box<str>>, Option<Box<str>>)> {
+fn parse_selector(selector: &str) -> Option<Selector> {
     let mut rest = selector.strip_prefix('/').unwrap_or(selector);
     let mut is_root = true;
     let mut list = Vec::new();
@@ -59,7 +64,9 @@ fn parse_selector(selector: &str) -> Option<(Vec<Box<str>>, Option<Box<str>>)> {
         let (attribute, value, after) = parse_predicate(after)?;
         match (name, attribute) {
             ("list", "name") => list.push(value.into()),
-            ("entry", "uri") if after.is_empty() && !list.is_empty() => return Some((list, Some(value.into()))),
+            ("entry", "uri") if after.is_empty() && !list.is_empty() => {
+                return Some(Selector { list, entry: Some(value.into()) });
+            }
             _ => return None,
         }
         rest = match after.strip_prefix('/') {
@@ -68,7 +75,7 @@ fn parse_selector(selector: &str) -> Option<(Vec<Box<str>>, Option<Box<str>>)> {
             None => return None,
         };
     }
-    if list.is_empty() { None } else { Some((list, None)) }
+    if list.is_empty() { None } else { Some(Selector { list, entry: None }) }
 }
 
 /// `[@name="value"]` and what follows it.

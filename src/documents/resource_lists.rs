@@ -35,7 +35,7 @@ struct List {
 /// Reads a resource-lists document. Elements that are not understood, and entries that are no SIP or tel address, are
 /// passed over.
 ///
-/// RFC 4826 §3.
+/// RFC 4826 §3.1.
 pub fn compile_resource_lists(body: &[u8]) -> Result<ResourceLists, Fault> {
     let document = xml::parse(body)?;
     Ok(ResourceLists {
@@ -49,7 +49,7 @@ pub fn compile_resource_lists(body: &[u8]) -> Result<ResourceLists, Fault> {
 /// `read` finds the document that an anchor lies in, and decides whose documents may be looked into. It is asked for at
 /// most [`EXTERNAL_LIST_COUNT_MAX`] documents, and no more than [`LIST_MEMBER_COUNT_MAX`] members are gathered.
 ///
-/// RFC 4826 §3.2.
+/// RFC 4826 §3.1.
 pub fn list_members(
     anchor: &str,
     read: &mut dyn FnMut(&ListAnchor) -> Option<Arc<ResourceLists>>,
@@ -147,7 +147,7 @@ fn read_list(node: Node<'_, '_>) -> List {
 
 /// Checks a document against the schema and the uniqueness rules.
 ///
-/// RFC 4826 §3.3, §3.4.5.
+/// RFC 4826 §3.2, §3.4.5.
 pub(super) fn check(body: &[u8]) -> Result<(), Fault> {
     let document = xml::parse(body)?;
     let root = root_of(&document)?;

@@ -73,7 +73,7 @@ pub enum Condition {
     Validity(Vec<Period>),
     /// `sphere`: never holds, since nobody tells the appliance a user's sphere.
     Sphere,
-    /// A condition that is not understood: the rule does not apply (RFC 4745 §10.1).
+    /// A condition that is not understood: the rule does not apply (RFC 4745 §6.2).
     Unknown,
 }
 

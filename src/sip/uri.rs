@@ -265,11 +265,15 @@ pub struct AorText {
 
 impl AorText {
     /// The text: ASCII, such as `sip:bob@home.example` or `tel:+15550100`.
+    ///
+    /// RFC 3261 §10.3.
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.bytes[..self.len]).expect("only ASCII is ever pushed")
     }
 
     /// The text on the heap, to keep.
+    ///
+    /// RFC 3261 §10.3.
     pub fn to_aor(&self) -> Aor {
         Aor::from_canonical(self.as_str())
     }
