@@ -82,8 +82,7 @@ pub(super) fn shorten<'a>(content_type: &str, body: &'a [u8], threshold: usize) 
         parts = vec![mime::Leaf { head: None, content: 0..body.len() }];
     }
 
-    let mut short =
-        Shortened { stored: Vec::new(), stored_type: None, cuts: Vec::new(), contents: Vec::new() };
+    let mut short = Shortened { stored: Vec::new(), stored_type: None, cuts: Vec::new(), contents: Vec::new() };
     let mut copied = 0;
     for part in parts {
         let content = &body[part.content.clone()];

@@ -101,7 +101,8 @@ impl Engine {
     /// Ends in order: the log goes into the database, and the next start is exact about ids.
     pub(super) fn close(self) {
         let last = self.ids.last() as i64;
-        let written = self.connection.execute("UPDATE numbers SET value = ?2 WHERE name = ?1", (schema::ID_CEILING, last));
+        let written =
+            self.connection.execute("UPDATE numbers SET value = ?2 WHERE name = ?1", (schema::ID_CEILING, last));
         if let Err(error) = written {
             tracing::warn!(%error, "store: the last id could not be written");
         }
@@ -353,3 +354,202 @@ fn kind(command: &Command) -> &'static str {
 
 /// Commands that may take a transaction down before all others that write are refused.
 const SETBACK_COUNT_MAX: usize = 4;
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::{self, Rig, aor, deferral, object, one, queue, sequence};
+    use super::*;
+    use crate::participating::storage::{Levels, Settlement, Shelf};
+
+    fn peek(user: &str) -> Command {
+        Command::PeekDeferred { user: aor(user), limit: u16::MAX }
+    }
+
+    fn requests(rig: &mut Rig, user: &str) -> Vec<u64> {
+        queue(&mut rig.engine, peek(user)).into_iter().map(sequence).collect()
+    }
+
+    /// What the books say, which must be what the tables say.
+    fn levels(rig: &mut Rig) -> Levels {
+        let Ok(Reply::Levels(levels)) = one(&mut rig.engine, Command::Levels) else { panic!("levels are read") };
+        let count = |table: &str| {
+            let sql = format!("SELECT count(*) FROM {table}");
+            rig.engine.connection.query_row(&sql, [], |row| row.get::<_, i64>(0)).unwrap() as u64
+        };
+        let counts = [count("deferred"), count("messages"), count("history"), count("documents")];
+        assert_eq!(counts, [levels.deferred, levels.messages, levels.history, levels.documents]);
+        levels
+    }
+
+    /// Makes every commit fail that defers something, and only the commit.
+    fn break_commits(rig: &Rig) {
+        let sql = "PRAGMA foreign_keys = ON;
+            CREATE TABLE parent (id INTEGER PRIMARY KEY);
+            CREATE TABLE child (parent REFERENCES parent (id) DEFERRABLE INITIALLY DEFERRED);
+            CREATE TRIGGER breaker AFTER INSERT ON deferred BEGIN INSERT INTO child VALUES (1); END;
+            CREATE TRIGGER breaker_of_probes AFTER UPDATE ON numbers BEGIN INSERT INTO child VALUES (1); END;";
+        rig.engine.connection.execute_batch(sql).unwrap();
+    }
+
+    fn mend_commits(rig: &Rig) {
+        rig.engine.connection.execute_batch("DROP TRIGGER breaker; DROP TRIGGER breaker_of_probes").unwrap();
+    }
+
+    #[test]
+    fn a_failed_commit_is_never_answered_as_a_success() {
+        let mut rig = fixture::rig();
+        let first = fixture::deferred_id(&one(&mut rig.engine, deferral("bob", 0)));
+        let before = levels(&mut rig);
+        break_commits(&rig);
+        let answers = rig.engine.commit(&[
+            deferral("bob", 1),
+            peek("bob"),
+            Command::Settle { user: aor("bob"), id: first, settlement: Settlement::Remove },
+            Command::Keep { shelf: Shelf::Messages, object: object("bob", "m1", &[b'x'; 5_000]) },
+            Command::PutDevices { user: aor("bob"), devices: Vec::new() },
+            Command::Levels,
+        ]);
+        for write in [0, 2, 3, 4] {
+            assert_eq!(answers[write], Err(Fault::Broken), "command {write}");
+        }
+        assert!(matches!(&answers[1], Ok(Reply::Queue(queue)) if queue.len() == 1 && queue[0].id == first));
+        assert_eq!(answers[5], Ok(Reply::Levels(before)), "reading shows what was there before");
+        assert_eq!(rig.content_files(), 0, "the file went with the object that was to refer to it");
+        assert!(rig.engine.broken);
+
+        assert!(matches!(one(&mut rig.engine, peek("bob")), Ok(Reply::Queue(_))));
+        assert!(rig.engine.broken, "reading is no sign that commits succeed");
+        assert!(!rig.engine.probe());
+        mend_commits(&rig);
+        assert!(one(&mut rig.engine, deferral("bob", 2)).is_ok());
+        assert!(!rig.engine.broken);
+        let mut rig = rig.restart();
+        assert_eq!(requests(&mut rig, "bob"), [0, 2]);
+        assert_eq!(rig.image.devices, []);
+    }
+
+    #[test]
+    fn a_store_finds_out_by_itself_that_commits_succeed_again() {
+        let mut rig = fixture::rig();
+        one(&mut rig.engine, deferral("bob", 0));
+        break_commits(&rig);
+        assert_eq!(one(&mut rig.engine, deferral("bob", 1)), Err(Fault::Broken));
+        assert!(!rig.engine.probe() && rig.engine.broken);
+        mend_commits(&rig);
+        assert!(rig.engine.probe() && !rig.engine.broken);
+        assert_eq!(levels(&mut rig).deferred, 1);
+    }
+
+    #[test]
+    fn a_command_that_takes_the_transaction_down_leaves_the_others_alone() {
+        let mut rig = fixture::rig();
+        let sql = "CREATE TRIGGER poison BEFORE INSERT ON deferred WHEN NEW.user LIKE '%poison%'
+            BEGIN SELECT RAISE(ROLLBACK, 'poison'); END";
+        rig.engine.connection.execute_batch(sql).unwrap();
+        let large = Command::Keep { shelf: Shelf::Messages, object: object("bob", "m1", &[b'x'; 5_000]) };
+        let answers = rig.engine.commit(&[deferral("bob", 1), large, deferral("poison", 2), deferral("bob", 3)]);
+        assert!(answers[0].is_ok() && answers[1].is_ok() && answers[3].is_ok(), "{answers:?}");
+        assert_eq!(answers[2], Err(Fault::Broken));
+        assert!(!rig.engine.broken, "the commit without it succeeded");
+        assert_eq!(rig.content_files(), 1);
+        assert_eq!(levels(&mut rig).deferred, 2);
+        let mut rig = rig.restart();
+        assert_eq!(requests(&mut rig, "bob"), [1, 3]);
+    }
+
+    #[test]
+    fn many_commands_that_take_transactions_down_are_given_up_together() {
+        let mut rig = fixture::rig();
+        let sql = "CREATE TRIGGER poison BEFORE INSERT ON deferred BEGIN SELECT RAISE(ROLLBACK, 'poison'); END";
+        rig.engine.connection.execute_batch(sql).unwrap();
+        let mut commands: Vec<_> = (0..50).map(|n| deferral("bob", n)).collect();
+        commands.push(peek("bob"));
+        let answers = rig.engine.commit(&commands);
+        assert!(answers[..50].iter().all(|answer| *answer == Err(Fault::Broken)));
+        assert_eq!(answers[50], Ok(Reply::Queue(Vec::new())));
+        assert!(rig.engine.failure_count <= 1 + SETBACK_COUNT_MAX as u64);
+    }
+
+    #[test]
+    fn a_statement_that_fails_leaves_the_others_alone() {
+        let mut rig = fixture::rig();
+        let sql = "CREATE TRIGGER poison BEFORE INSERT ON messages WHEN NEW.user LIKE '%poison%'
+            BEGIN SELECT RAISE(ABORT, 'poison'); END";
+        rig.engine.connection.execute_batch(sql).unwrap();
+        let keep =
+            |user: &str, fill| Command::Keep { shelf: Shelf::Messages, object: object(user, "m1", &[fill; 5_000]) };
+        let answers =
+            rig.engine.commit(&[keep("bob", b'a'), keep("poison", b'b'), keep("poison", b'a'), keep("ann", b'a')]);
+        assert!(answers[0].is_ok() && answers[3].is_ok(), "{answers:?}");
+        assert_eq!((&answers[1], &answers[2]), (&Err(Fault::Broken), &Err(Fault::Broken)));
+        assert_eq!(rig.engine.failure_count, 0, "one transaction was enough");
+        assert_eq!(rig.content_files(), 1);
+        let references: i64 =
+            rig.engine.connection.query_row("SELECT sum(reference_count) FROM contents", [], |row| row.get(0)).unwrap();
+        assert_eq!(references, 2);
+        assert_eq!(levels(&mut rig).messages, 2);
+    }
+
+    #[test]
+    fn a_panic_in_a_command_leaves_the_others_alone() {
+        let mut rig = fixture::rig();
+        one(&mut rig.engine, deferral("bob", 1));
+        let sql = "CREATE TRIGGER poison BEFORE DELETE ON deferred BEGIN SELECT RAISE(IGNORE); END";
+        rig.engine.connection.execute_batch(sql).unwrap();
+        let sweep = Command::SweepExpired { now: crate::base::time::UnixMillis(i64::MAX), limit: 10 };
+        let answers = rig.engine.commit(&[deferral("bob", 2), sweep, deferral("bob", 3)]);
+        assert!(answers[0].is_ok() && answers[2].is_ok(), "{answers:?}");
+        assert_eq!(answers[1], Err(Fault::Broken), "a row that will not go");
+        assert_eq!(requests(&mut rig, "bob"), [1, 2, 3]);
+        levels(&mut rig);
+    }
+
+    #[test]
+    fn a_database_that_cannot_grow_says_so_and_keeps_what_it_acknowledged() {
+        let mut rig = fixture::rig();
+        let pages: i64 = rig.engine.connection.query_row("PRAGMA page_count", [], |row| row.get(0)).unwrap();
+        rig.engine
+            .connection
+            .query_row(&format!("PRAGMA max_page_count = {}", pages + 12), [], |row| row.get::<_, i64>(0))
+            .unwrap();
+        let mut acknowledged = Vec::new();
+        let mut refused = 0;
+        for batch in 0..8 {
+            let commands: Vec<_> = (0..10).map(|n| deferral("bob", batch * 10 + n)).collect();
+            for (answer, n) in rig.engine.commit(&commands).into_iter().zip(0..) {
+                match answer {
+                    Ok(Reply::Deferred(_)) => acknowledged.push(batch * 10 + n),
+                    Err(Fault::DiskFull) => refused += 1,
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        assert!(refused > 0 && !acknowledged.is_empty());
+        assert_eq!(levels(&mut rig).deferred, acknowledged.len() as u64);
+        let mut rig = rig.restart();
+        assert_eq!(requests(&mut rig, "bob"), acknowledged);
+    }
+
+    #[test]
+    fn above_the_high_water_mark_nothing_is_added_and_everything_else_goes_on() {
+        let mut rig = fixture::rig();
+        let id = fixture::deferred_id(&one(&mut rig.engine, deferral("bob", 1)));
+        rig.engine.space.free_min = u64::MAX;
+        let answers = rig.engine.commit(&[
+            deferral("bob", 2),
+            Command::Keep { shelf: Shelf::History, object: object("bob", "m1", b"x") },
+            Command::PutDevices { user: aor("bob"), devices: Vec::new() },
+            Command::Settle { user: aor("bob"), id, settlement: Settlement::Remove },
+        ]);
+        assert_eq!((&answers[0], &answers[1]), (&Err(Fault::DiskFull), &Err(Fault::DiskFull)));
+        assert_eq!((&answers[2], &answers[3]), (&Ok(Reply::Done), &Ok(Reply::Done)));
+        rig.engine.space.free_min = 1;
+        assert!(one(&mut rig.engine, deferral("bob", 2)).is_ok());
+    }
+
+    #[test]
+    fn an_empty_commit_is_no_commit() {
+        let mut rig = fixture::rig();
+        assert_eq!(rig.engine.commit(&[]), []);
+    }
+}

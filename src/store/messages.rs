@@ -157,10 +157,9 @@ impl Engine {
                 "SELECT id FROM ",
                 " WHERE user = ?1 AND imdn_message_id = ?2 AND direction = ?3"
             ))?
-            .query_row(
-                (object.user.as_str(), &*object.imdn_message_id, direction_text(object.direction)),
-                |row| row.get(0),
-            )
+            .query_row((object.user.as_str(), &*object.imdn_message_id, direction_text(object.direction)), |row| {
+                row.get(0)
+            })
             .optional()?;
         Ok(id.map(|id| MessageId(id as u64)))
     }
@@ -218,4 +217,173 @@ fn outcome(text: &str) -> Result<Outcome, FromSqlError> {
         .into_iter()
         .find(|outcome| outcome_text(*outcome) == text)
         .ok_or(FromSqlError::InvalidType)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::{self, Rig, aor, object, one};
+    use super::*;
+    use crate::participating::storage::{Answer, Command, Levels};
+
+    fn keep(shelf: Shelf, object: &MessageObject) -> Command {
+        Command::Keep { shelf, object: Box::new(object.clone()) }
+    }
+
+    fn kept(answer: &Answer) -> (MessageId, bool) {
+        match answer {
+            Ok(Reply::Kept { id, created }) => (*id, *created),
+            other => panic!("not kept: {other:?}"),
+        }
+    }
+
+    fn objects(rig: &mut Rig, command: Command) -> Vec<MessageObject> {
+        match one(&mut rig.engine, command) {
+            Ok(Reply::Objects(objects)) => objects,
+            other => panic!("not objects: {other:?}"),
+        }
+    }
+
+    fn read(rig: &mut Rig, shelf: Shelf, id: MessageId) -> Vec<MessageObject> {
+        objects(rig, Command::ReadObject { shelf, user: aor("bob"), id })
+    }
+
+    #[test]
+    fn the_same_object_is_kept_once_per_shelf_and_direction() {
+        let mut rig = fixture::rig();
+        let received = object("bob", "m1", b"hello");
+        let sent = MessageObject { direction: Direction::Sent, ..(*received).clone() };
+        let again = MessageObject { body: Bytes::from_static(b"other"), ..(*received).clone() };
+        let answers = rig.engine.commit(&[
+            keep(Shelf::History, &received),
+            keep(Shelf::History, &again),
+            keep(Shelf::History, &sent),
+            keep(Shelf::Messages, &received),
+            Command::Keep { shelf: Shelf::History, object: object("ann", "m1", b"hello") },
+        ]);
+        let kept: Vec<_> = answers.iter().map(kept).collect();
+        assert_eq!(kept.iter().map(|kept| kept.1).collect::<Vec<_>>(), [true, false, true, true, true]);
+        assert_eq!(kept[0].0, kept[1].0);
+        let mut rig = rig.restart();
+        assert_eq!(self::kept(&one(&mut rig.engine, keep(Shelf::History, &again))), (kept[0].0, false));
+        assert_eq!(read(&mut rig, Shelf::History, kept[0].0)[0].body, "hello", "nothing was changed");
+        let levels = Levels { messages: 1, history: 3, ..Levels::default() };
+        assert_eq!(one(&mut rig.engine, Command::Levels), Ok(Reply::Levels(levels)));
+    }
+
+    #[test]
+    fn an_object_comes_back_as_it_was_given() {
+        let mut rig = fixture::rig();
+        let mut object = object("bob", "m1", b"hello");
+        object.id = kept(&one(&mut rig.engine, keep(Shelf::Messages, &object))).0;
+        assert_eq!(read(&mut rig, Shelf::Messages, object.id), [*object.clone()]);
+        assert_eq!(read(&mut rig, Shelf::History, object.id), [], "the other shelf");
+        let user = aor("ann");
+        let foreign = Command::ReadObject { shelf: Shelf::Messages, user, id: object.id };
+        assert_eq!(objects(&mut rig, foreign), [], "another user's");
+    }
+
+    #[test]
+    fn a_list_is_newest_first_without_bodies() {
+        let mut rig = fixture::rig();
+        for n in 0..5 {
+            one(&mut rig.engine, keep(Shelf::History, &object("bob", &format!("m{n}"), b"hello")));
+            one(&mut rig.engine, keep(Shelf::History, &object("ann", &format!("m{n}"), b"hello")));
+        }
+        let list = objects(&mut rig, Command::ListObjects { shelf: Shelf::History, user: aor("bob"), limit: 3 });
+        let names: Vec<_> = list.iter().map(|object| &*object.imdn_message_id).collect();
+        assert_eq!(names, ["m4", "m3", "m2"]);
+        assert!(list.iter().all(|object| object.body.is_empty() && !object.head.is_empty()));
+    }
+
+    #[test]
+    fn an_outcome_changes_the_history_of_one_user_in_one_direction() {
+        let mut rig = fixture::rig();
+        let received = object("bob", "m1", b"hello");
+        let sent = MessageObject { direction: Direction::Sent, ..(*received).clone() };
+        let set = |id: &str, outcome| Command::SetOutcome {
+            user: aor("bob"),
+            imdn_message_id: id.into(),
+            direction: Direction::Received,
+            outcome,
+        };
+        let mut outcomes = Vec::new();
+        use Outcome::{Deferred, Delivered, Failed, Interworked, Pending, Stored};
+        for outcome in [Pending, Delivered, Failed, Deferred, Interworked, Stored] {
+            let answers = rig.engine.commit(&[
+                keep(Shelf::History, &received),
+                keep(Shelf::History, &sent),
+                keep(Shelf::Messages, &received),
+                set("m1", outcome),
+                set("nobody-recorded-this", outcome),
+            ]);
+            assert_eq!((&answers[3], &answers[4]), (&Ok(Reply::Done), &Ok(Reply::Done)));
+            for (shelf, answer) in [(Shelf::History, 0), (Shelf::History, 1), (Shelf::Messages, 2)] {
+                outcomes.push(read(&mut rig, shelf, kept(&answers[answer]).0)[0].outcome);
+            }
+            assert_eq!(outcomes.drain(..).collect::<Vec<_>>(), [outcome, Pending, Pending]);
+        }
+    }
+
+    #[test]
+    fn a_large_part_is_a_file_and_the_body_still_comes_back_byte_for_byte() {
+        let mut rig = fixture::rig();
+        let large = "x".repeat(5_000);
+        let body = format!("From: <im:a@x>\r\n\r\nContent-Type: image/png\r\n\r\n{large}");
+        let mut given = object("bob", "m1", body.as_bytes());
+        given.content_type = "message/cpim".into();
+        given.id = kept(&one(&mut rig.engine, keep(Shelf::Messages, &given))).0;
+        assert_eq!(rig.content_files(), 1);
+        let (stored, size): (Vec<u8>, i64) = rig
+            .engine
+            .connection
+            .query_row("SELECT body, size FROM messages", [], |row| Ok((row.get(0)?, row.get(1)?)))
+            .unwrap();
+        let stored = String::from_utf8(stored).unwrap();
+        assert!(stored.contains("message/external-body; access-type=URL; URL=\"content:"), "{stored}");
+        assert!(stored.contains("Content-Type: image/png\r\n") && !stored.contains(&large));
+        assert_eq!(size, body.len() as i64);
+        let mut rig = rig.restart();
+        assert_eq!(read(&mut rig, Shelf::Messages, given.id), [*given]);
+    }
+
+    #[test]
+    fn a_file_goes_with_the_last_object_that_refers_to_it() {
+        let mut rig = fixture::rig();
+        let large = vec![b'x'; 5_000];
+        let keeps = [
+            keep(Shelf::Messages, &object("bob", "m1", &large)),
+            keep(Shelf::Messages, &object("bob", "m1", &large)),
+            keep(Shelf::History, &object("bob", "m1", &large)),
+        ];
+        let ids: Vec<_> = rig.engine.commit(&keeps).iter().map(|answer| kept(answer).0).collect();
+        assert_eq!(rig.content_files(), 1);
+        let remove = |shelf, id| Command::RemoveObject { shelf, user: aor("bob"), id };
+        assert_eq!(one(&mut rig.engine, remove(Shelf::Messages, ids[0])), Ok(Reply::Done));
+        assert_eq!(one(&mut rig.engine, remove(Shelf::Messages, ids[0])), Ok(Reply::Done), "gone already");
+        assert_eq!(rig.content_files(), 1);
+        assert_eq!(read(&mut rig, Shelf::History, ids[2])[0].body, large);
+
+        // Removed and kept again in one commit: the file stays.
+        let answers = rig.engine.commit(&[remove(Shelf::History, ids[2]), keeps[0].clone()]);
+        let id = kept(&answers[1]).0;
+        assert_eq!(rig.content_files(), 1);
+        assert_eq!(read(&mut rig, Shelf::Messages, id)[0].body, large);
+
+        assert_eq!(one(&mut rig.engine, remove(Shelf::Messages, id)), Ok(Reply::Done));
+        assert_eq!(rig.content_files(), 0);
+        assert_eq!(one(&mut rig.engine, Command::Levels), Ok(Reply::Levels(Levels::default())));
+    }
+
+    #[test]
+    fn a_lost_file_is_a_fault_and_not_another_body() {
+        let mut rig = fixture::rig();
+        let id = kept(&one(&mut rig.engine, keep(Shelf::Messages, &object("bob", "m1", &[b'x'; 5_000])))).0;
+        let content = rig.directory.path().join("content");
+        for entry in std::fs::read_dir(content).unwrap() {
+            std::fs::write(entry.unwrap().path(), [b'y'; 5_000]).unwrap();
+        }
+        let answer = one(&mut rig.engine, Command::ReadObject { shelf: Shelf::Messages, user: aor("bob"), id });
+        assert_eq!(answer, Err(crate::participating::storage::Fault::Broken));
+        assert!(!rig.engine.broken, "reading does not say that the store cannot commit");
+    }
 }

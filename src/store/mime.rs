@@ -178,7 +178,8 @@ mod tests {
 
     #[test]
     fn parts_of_a_multipart_are_found_without_the_line_breaks_of_the_delimiters() {
-        let body = "preamble\r\n--b\r\nContent-Type: text/plain\r\n\r\none\r\n--b  \r\n\r\ntwo\r\n\r\n--b--\r\nepilogue";
+        let body =
+            "preamble\r\n--b\r\nContent-Type: text/plain\r\n\r\none\r\n--b  \r\n\r\ntwo\r\n\r\n--b--\r\nepilogue";
         assert_eq!(contents("multipart/mixed; boundary=b", body), ["one", "two\r\n"]);
     }
 

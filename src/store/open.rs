@@ -4,9 +4,9 @@ use super::content::{ContentStore, Sha256Hex};
 use super::engine::{Engine, Space};
 use super::failure::Failure;
 use super::ids::Ids;
-use super::ledger::{Ledger, Usage};
+use super::ledger::Ledger;
 use super::{schema, subscribers};
-use crate::base::id::{Aor, NodeId};
+use crate::base::id::{Aor, MessageId, NodeId};
 use crate::participating::devices::Device;
 use crate::participating::preferences::Availability;
 use crate::participating::storage::Document;
@@ -130,12 +130,15 @@ fn open_database(path: &Path) -> Result<Connection, OpenError> {
 /// Adds up what the tables hold, once; from here on it is kept in memory.
 fn read_books(connection: &Connection) -> Result<(Ledger, Ids), Failure> {
     let mut ledger = Ledger::default();
-    let mut statement = connection.prepare("SELECT user, count(*), sum(size) FROM deferred GROUP BY user")?;
+    // The outline answers this alone; no request is read.
+    let mut statement =
+        connection.prepare("SELECT id, user, size FROM deferred INDEXED BY deferred_outline ORDER BY id")?;
     let mut rows = statement.query([])?;
+    let mut last = 0;
     while let Some(row) = rows.next()? {
-        let user = Aor::from_canonical(row.get_ref(0)?.as_str().map_err(rusqlite::Error::from)?);
-        let usage = Usage { count: row.get::<_, i64>(1)? as u64, bytes: row.get::<_, i64>(2)? as u64 };
-        ledger.open_account(user, usage);
+        last = row.get::<_, i64>(0)? as u64;
+        let user = row.get_ref(1)?.as_str().map_err(rusqlite::Error::from)?;
+        ledger.open_deferred(user, MessageId(last), row.get(2)?);
     }
     let number = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0)).map(|number| number as u64);
     ledger.open_counts(
@@ -149,7 +152,6 @@ fn read_books(connection: &Connection) -> Result<(Ledger, Ids), Failure> {
         .next()
         .transpose()?
         .unwrap_or(0);
-    let last = number("SELECT coalesce(max(id), 0) FROM deferred")?;
     Ok((ledger, Ids::above(last.max(ceiling as u64))))
 }
 
@@ -210,3 +212,97 @@ fn same_directory(one: &Path, other: &Path) -> bool {
 
 const DATABASE_NAME: &str = "ringpost.db";
 const LOCK_NAME: &str = "lock";
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::{self, deferral, one, options};
+    use super::*;
+    use crate::base::time::UnixMillis;
+    use crate::participating::storage::{Command, Settlement};
+
+    fn refusal(options: Options) -> String {
+        match Store::open(options) {
+            Ok(_) => panic!("the store opened"),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn a_second_store_on_the_same_directory_is_refused() {
+        let rig = fixture::rig();
+        let path = rig.directory.path();
+        assert_eq!(refusal(options(path)), format!("store {}: in use by another process", path.join("data").display()));
+        let other_data = Options { data_dir: path.join("other"), ..options(path) };
+        assert_eq!(refusal(other_data), format!("store {}: in use by another process", path.join("content").display()));
+        let rig = rig.restart();
+        assert!(rig.image.devices.is_empty(), "the lock goes with the store");
+    }
+
+    #[test]
+    fn one_directory_may_hold_both() {
+        let directory = tempfile::tempdir().unwrap();
+        let both = Options { content_dir: directory.path().join("data"), ..options(directory.path()) };
+        for _ in 0..2 {
+            let (mut store, _) = Store::open(both.clone()).unwrap();
+            let object = fixture::object("bob", "m1", &[b'x'; 5_000]);
+            let keep = Command::Keep { shelf: crate::participating::storage::Shelf::Messages, object };
+            assert!(one(&mut store.engine, keep).is_ok());
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_opened_is_one_clear_line() {
+        let directory = tempfile::tempdir().unwrap();
+        let data = directory.path().join("data");
+        std::fs::create_dir(&data).unwrap();
+        let database = data.join(DATABASE_NAME);
+        std::fs::write(&database, "this is no database, however long it may be".repeat(200)).unwrap();
+        assert_eq!(refusal(options(directory.path())), format!("store {}: not a database", database.display()));
+
+        std::fs::remove_file(&database).unwrap();
+        Connection::open(&database).unwrap().pragma_update(None, "user_version", 99).unwrap();
+        assert_eq!(
+            refusal(options(directory.path())),
+            format!("store {}: its tables have version 99, which this program does not know", database.display())
+        );
+
+        let file = directory.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let line = refusal(Options { data_dir: file.join("data"), ..options(directory.path()) });
+        assert!(line.starts_with(&format!("store {}: ", file.join("data").display())) && !line.contains('\n'));
+    }
+
+    #[test]
+    fn ids_grow_over_a_restart_even_if_the_rows_are_gone_and_the_clock_went_back() {
+        let mut rig = fixture::rig();
+        let id = fixture::deferred_id(&one(&mut rig.engine, deferral("bob", 1)));
+        let user = fixture::aor("bob");
+        one(&mut rig.engine, Command::Settle { user, id, settlement: Settlement::Remove });
+        let mut rig = rig.restart();
+        let Command::Defer { mut message, quota } = deferral("bob", 2) else { unreachable!() };
+        message.accepted = UnixMillis(5);
+        assert!(fixture::deferred_id(&one(&mut rig.engine, Command::Defer { message, quota })) > id);
+    }
+
+    #[test]
+    fn every_commit_reaches_the_disk() {
+        let rig = fixture::rig();
+        let pragma = |name: &str| {
+            let value =
+                rig.engine.connection.pragma_query_value(None, name, |row| row.get::<_, rusqlite::types::Value>(0));
+            value.unwrap()
+        };
+        assert_eq!(pragma("journal_mode"), "wal".to_owned().into());
+        assert_eq!(pragma("synchronous"), 2.into(), "FULL");
+    }
+
+    #[test]
+    fn a_new_directory_is_closed_to_others() {
+        use std::os::unix::fs::PermissionsExt;
+        let rig = fixture::rig();
+        for directory in ["data", "content"] {
+            let mode = std::fs::metadata(rig.directory.path().join(directory)).unwrap().permissions().mode();
+            assert_eq!(mode & 0o077, 0, "{directory}");
+        }
+    }
+}

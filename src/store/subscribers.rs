@@ -51,10 +51,9 @@ impl Engine {
                      ON CONFLICT DO UPDATE SET node = ?2, state = ?3",
                 )?
                 .execute((user.as_str(), self.node.0, availability_text(availability)))?,
-            None => self
-                .connection
-                .prepare_cached("DELETE FROM availability WHERE user = ?1")?
-                .execute([user.as_str()])?,
+            None => {
+                self.connection.prepare_cached("DELETE FROM availability WHERE user = ?1")?.execute([user.as_str()])?
+            }
         };
         Ok(Reply::Done)
     }
@@ -156,5 +155,94 @@ impl From<DeviceRecord> for Device {
     fn from(record: DeviceRecord) -> Self {
         let DeviceRecord { instance, contact, q_milli, expires, cpm, features } = record;
         Self { instance, contact, q_milli, expires: UnixMillis(expires), cpm, features }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::{self, aor, one};
+    use super::*;
+    use crate::participating::storage::{Command, Levels};
+
+    fn device(contact: &str, instance: Option<&str>) -> Device {
+        Device {
+            instance: instance.map(Into::into),
+            contact: contact.into(),
+            q_milli: 500,
+            expires: UnixMillis(1_700_000_000_000),
+            cpm: instance.is_some(),
+            features: "+g.3gpp.icsi-ref=\"urn%3Aurn-7%3A3gpp-service\"".into(),
+        }
+    }
+
+    fn document(user: &str, name: &str, body: &'static str) -> Document {
+        Document {
+            auid: "org.openmobilealliance.access-rules".into(),
+            user: aor(user),
+            name: name.into(),
+            etag: body.into(),
+            body: Bytes::from_static(body.as_bytes()),
+        }
+    }
+
+    #[test]
+    fn a_restart_reads_back_devices_availability_documents_and_who_has_deferred_messages() {
+        let mut rig = fixture::rig();
+        assert_eq!(rig.image, super::super::Image::default());
+        let devices = vec![device("sip:bob@192.0.2.1", Some("urn:uuid:1")), device("sip:bob@192.0.2.2", None)];
+        let answers = rig.engine.commit(&[
+            Command::PutDevices { user: aor("bob"), devices: vec![device("sip:old@192.0.2.9", None)] },
+            Command::PutDevices { user: aor("bob"), devices: devices.clone() },
+            Command::PutDevices { user: aor("ann"), devices: devices.clone() },
+            Command::PutDevices { user: aor("ann"), devices: Vec::new() },
+            Command::PutAvailability { user: aor("bob"), availability: Some(Availability::Available) },
+            Command::PutAvailability { user: aor("bob"), availability: Some(Availability::NotAvailable) },
+            Command::PutAvailability { user: aor("eve"), availability: Some(Availability::Available) },
+            Command::PutAvailability { user: aor("eve"), availability: None },
+            Command::PutDocument(Box::new(document("bob", "access-rules", "<old/>"))),
+            Command::PutDocument(Box::new(document("bob", "access-rules", "<new/>"))),
+            Command::PutDocument(Box::new(document("bob", "index", "<index/>"))),
+            Command::DeleteDocument {
+                auid: "org.openmobilealliance.access-rules".into(),
+                user: aor("bob"),
+                name: "index".into(),
+            },
+            Command::DeleteDocument { auid: "unknown".into(), user: aor("bob"), name: "index".into() },
+            fixture::deferral("zoe", 1),
+            fixture::deferral("bob", 2),
+        ]);
+        assert!(answers[..13].iter().all(|answer| *answer == Ok(Reply::Done)), "{answers:?}");
+        let mut rig = rig.restart();
+        assert_eq!(rig.image.devices, [(aor("ann"), Vec::new()), (aor("bob"), devices)], "ann stays known");
+        assert_eq!(rig.image.availability, [(aor("bob"), Availability::NotAvailable)]);
+        assert_eq!(rig.image.documents, [document("bob", "access-rules", "<new/>")]);
+        assert_eq!(rig.image.users_with_deferred, [aor("bob"), aor("zoe")]);
+        let len = fixture::request(0).len() as u64;
+        let levels = Levels { deferred: 2, deferred_bytes: 2 * len, documents: 1, ..Levels::default() };
+        assert_eq!(one(&mut rig.engine, Command::Levels), Ok(Reply::Levels(levels)));
+    }
+
+    #[test]
+    fn every_row_names_its_node() {
+        let mut rig = fixture::rig();
+        rig.engine.commit(&[
+            Command::PutDevices { user: aor("bob"), devices: Vec::new() },
+            Command::PutAvailability { user: aor("bob"), availability: Some(Availability::Available) },
+            Command::PutDocument(Box::new(document("bob", "access-rules", "<old/>"))),
+            fixture::deferral("bob", 1),
+            Command::Keep {
+                shelf: crate::participating::storage::Shelf::History,
+                object: fixture::object("bob", "1", b""),
+            },
+            Command::Keep {
+                shelf: crate::participating::storage::Shelf::Messages,
+                object: fixture::object("bob", "1", b""),
+            },
+        ]);
+        for table in ["users", "availability", "documents", "deferred", "history", "messages"] {
+            let node: u16 =
+                rig.engine.connection.query_row(&format!("SELECT node FROM {table}"), [], |row| row.get(0)).unwrap();
+            assert_eq!(node, 7, "{table}");
+        }
     }
 }

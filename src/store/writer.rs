@@ -160,3 +160,122 @@ impl Writer {
 const CHECKPOINT_PAGE_COUNT: usize = 4096;
 /// How often a store that cannot commit looks whether it can.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::{self, aor, deferral, options};
+    use super::*;
+    use crate::participating::storage::{Fault, Reply};
+    use crossbeam::channel::{Receiver, Sender, unbounded};
+
+    struct Told(Sender<(ShardId, Ticket, Answer)>);
+
+    impl Answers for Told {
+        fn answer(&self, shard: ShardId, ticket: Ticket, answer: Answer) {
+            self.0.send((shard, ticket, answer)).unwrap();
+        }
+    }
+
+    struct Running {
+        thread: StoreThread,
+        mailbox: Arc<StoreMailbox>,
+        metrics: Arc<StoreMetrics>,
+        told: Receiver<(ShardId, Ticket, Answer)>,
+    }
+
+    fn start(directory: &std::path::Path) -> Running {
+        let (store, _) = Store::open(options(directory)).unwrap();
+        let (mailbox, waker) = mailbox();
+        let (tell, told) = unbounded();
+        let metrics = Arc::<StoreMetrics>::default();
+        let thread = store.start(mailbox.clone(), waker, Box::new(Told(tell)), metrics.clone()).unwrap();
+        Running { thread, mailbox, metrics, told }
+    }
+
+    impl Running {
+        fn post(&self, command: Command, ticket: u64) {
+            let reply = ReplyTo::Shard(ShardId(3), Ticket(ticket));
+            assert!(self.mailbox.try_post(Job { command, reply }).is_ok());
+        }
+
+        fn next(&self) -> (ShardId, Ticket, Answer) {
+            self.told.recv_timeout(Duration::from_secs(20)).expect("every command is answered")
+        }
+    }
+
+    #[test]
+    fn an_idle_store_wakes_for_every_command_and_answers_whoever_asked() {
+        let directory = tempfile::tempdir().unwrap();
+        let running = start(directory.path());
+        for n in 0..20 {
+            running.post(deferral("bob", n), n);
+            let (shard, ticket, answer) = running.next();
+            assert_eq!((shard, ticket), (ShardId(3), Ticket(n)));
+            fixture::deferred_id(&answer);
+        }
+        let (tell, told) = unbounded();
+        let reply = ReplyTo::Call(Box::new(move |answer| tell.send(answer).unwrap()));
+        let command = Command::PeekDeferred { user: aor("bob"), limit: 100 };
+        assert!(running.mailbox.try_post(Job { command, reply }).is_ok());
+        let Ok(Reply::Queue(queue)) = told.recv_timeout(Duration::from_secs(20)).unwrap() else { panic!("a queue") };
+        assert_eq!(queue.into_iter().map(fixture::sequence).collect::<Vec<_>>(), (0..20).collect::<Vec<_>>());
+        running.thread.stop();
+        assert_eq!(running.metrics.commit_rows.load(Ordering::Relaxed), 21);
+        assert!(running.metrics.take_commit_nanos_max() > 0 && running.metrics.take_commit_nanos_max() == 0);
+        assert!(!running.metrics.is_broken());
+    }
+
+    #[test]
+    fn a_stop_commits_and_answers_what_waits_and_leaves_no_log_behind() {
+        let directory = tempfile::tempdir().unwrap();
+        let running = start(directory.path());
+        let count = 3 * COMMIT_ROWS_MAX as u64 + 1;
+        for n in 0..count {
+            running.post(deferral("bob", n), n);
+        }
+        running.thread.stop();
+        let acknowledged = running.told.try_iter().map(|(_, ticket, answer)| {
+            fixture::deferred_id(&answer);
+            ticket.0
+        });
+        assert_eq!(acknowledged.collect::<Vec<_>>(), (0..count).collect::<Vec<_>>(), "all of them, in order");
+        assert!(running.metrics.commit_rows_max.load(Ordering::Relaxed) <= COMMIT_ROWS_MAX as u64);
+        assert!(!directory.path().join("data/ringpost.db-wal").exists());
+        let (mut store, image) = Store::open(options(directory.path())).unwrap();
+        assert_eq!(image.users_with_deferred, [aor("bob")]);
+        let peek = Command::PeekDeferred { user: aor("bob"), limit: u16::MAX };
+        assert_eq!(fixture::queue(&mut store.engine, peek).len() as u64, count);
+    }
+
+    #[test]
+    fn a_panic_of_whoever_asked_does_not_reach_the_others() {
+        let directory = tempfile::tempdir().unwrap();
+        let running = start(directory.path());
+        let reply = ReplyTo::Call(Box::new(|_| panic!("an asker that cannot take its answer")));
+        assert!(running.mailbox.try_post(Job { command: Command::Levels, reply }).is_ok());
+        running.post(deferral("bob", 1), 1);
+        fixture::deferred_id(&running.next().2);
+        running.thread.stop();
+    }
+
+    #[test]
+    fn a_broken_store_says_so_and_finds_out_by_itself_that_it_is_well() {
+        let directory = tempfile::tempdir().unwrap();
+        let running = start(directory.path());
+        // Another process that writes the same file is the one thing a lock file cannot keep out.
+        let intruder = rusqlite::Connection::open(directory.path().join("data/ringpost.db")).unwrap();
+        intruder.execute_batch("BEGIN IMMEDIATE").unwrap();
+        running.post(deferral("bob", 1), 1);
+        assert_eq!(running.next().2, Err(Fault::Broken));
+        assert!(running.metrics.is_broken());
+        intruder.execute_batch("ROLLBACK").unwrap();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while running.metrics.is_broken() {
+            assert!(Instant::now() < deadline, "nobody asked, and it recovered");
+            std::thread::yield_now();
+        }
+        running.post(deferral("bob", 2), 2);
+        fixture::deferred_id(&running.next().2);
+        running.thread.stop();
+    }
+}
