@@ -67,7 +67,7 @@ fn a_burst_larger_than_the_buffer_pool_is_answered_whole() {
     let mut missing = 0u32;
     for round in 0..20u32 {
         for number in 0..150u32 {
-            client.send_to(&(round * 1000 + number).to_be_bytes(), node.listeners[0].well_known).unwrap();
+            client.send_to(format!("{round} {number}").as_bytes(), node.listeners[0].well_known).unwrap();
             missing += 1;
         }
         while missing > 0 {
@@ -209,7 +209,7 @@ fn a_peer_that_does_not_read_is_closed_and_does_not_hold_up_the_others() {
         expect(&mut quick, &small);
         slowest = slowest.max(start.elapsed());
     }
-    node.until(|node| node.metrics[0].counter(Counter::StreamFull) == 1);
+    node.until(|node| node.metrics[0].counter(Counter::StreamFull) >= 1);
     assert!(slowest < Duration::from_secs(2), "{slowest:?}");
     // The sends that had a ticket are told.
     assert!(matches!(node.next_event(), Event::Failed(_)));
@@ -503,10 +503,8 @@ impl Node {
         let listen: Vec<SocketAddr> = listen.iter().map(|addr| addr.parse().unwrap()).collect();
         let doors = Doors::new(shard_count).unwrap();
         let bound = bind(&listen, 0, shard_count).unwrap();
-        let addresses = |sockets: &ringpost::shard::ListenerSockets| Addresses {
-            well_known: sockets.well_known,
-            own: sockets.own,
-        };
+        let addresses =
+            |sockets: &ringpost::shard::ListenerSockets| Addresses { well_known: sockets.well_known, own: sockets.own };
         let listeners = bound[0].iter().map(addresses).collect();
         let own_of = bound.iter().map(|sockets| sockets.iter().map(|sockets| sockets.own).collect()).collect();
         let (events, told) = channel();
@@ -583,7 +581,8 @@ impl Drop for Node {
 }
 
 fn message(what: &str, body_len: usize) -> Vec<u8> {
-    let mut bytes = format!("MESSAGE {what} SIP/2.0\r\nVia: SIP/2.0/TCP x\r\nContent-Length: {body_len}\r\n\r\n").into_bytes();
+    let mut bytes =
+        format!("MESSAGE {what} SIP/2.0\r\nVia: SIP/2.0/TCP x\r\nContent-Length: {body_len}\r\n\r\n").into_bytes();
     bytes.extend((0..body_len).map(|index| b'a' + (index % 26) as u8));
     bytes
 }

@@ -48,7 +48,8 @@ impl<T> Deadlines<T> {
             due.append(&mut self.ticks[(tick % TICK_COUNT) as usize]);
         }
         self.fired = current;
-        self.next = (current + 1..current + TICK_COUNT).find(|tick| !self.ticks[(tick % TICK_COUNT) as usize].is_empty());
+        self.next =
+            (current + 1..current + TICK_COUNT).find(|tick| !self.ticks[(tick % TICK_COUNT) as usize].is_empty());
     }
 }
 

@@ -12,7 +12,8 @@ use crate::metrics::stages::Stages;
 use crate::participating::input::{Source, Transport};
 use crate::uring::ring::{Completion, Kind};
 use bytes::Bytes;
-use std::net::TcpStream;
+use socket2::SockRef;
+use std::net::{Shutdown, TcpStream};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -42,12 +43,8 @@ impl<C: Core> Shard<C> {
                 Some(datagram) if is_keep_alive(datagram.payload) => self.metrics.count(Counter::DatagramIn),
                 Some(datagram) => {
                     self.metrics.count(Counter::DatagramIn);
-                    let source = Source {
-                        transport: Transport::Udp,
-                        peer: datagram.peer,
-                        listener: port.listener,
-                        conn: None,
-                    };
+                    let source =
+                        Source { transport: Transport::Udp, peer: datagram.peer, listener: port.listener, conn: None };
                     let mut feed = Feed {
                         core: &mut self.core,
                         stages: &mut self.stages,
@@ -104,11 +101,8 @@ impl<C: Core> Shard<C> {
         }
         match completion.result {
             Ok(0) => {
-                if let Some(stream) = self.streams.find(conn) {
-                    stream.ended = true;
-                    self.streams.retire(conn);
-                    self.ended.push(conn);
-                }
+                self.streams.retire(conn);
+                self.ended.push(conn);
             }
             Ok(_) if completion.more => {}
             Ok(_) => self.rearm.push(Armed::Stream(conn)),
@@ -192,7 +186,7 @@ impl<C: Core> Shard<C> {
                 } else if let State::Closing { said_all, .. } = &mut stream.state
                     && !std::mem::replace(said_all, true)
                 {
-                    self.ring.shutdown_write(&stream.fd);
+                    let _ = SockRef::from(&stream.fd).shutdown(Shutdown::Write);
                 }
             }
             Err(_) => self.close_stream(conn, Counter::StreamClosed),
@@ -235,7 +229,10 @@ impl<C: Core> Shard<C> {
     /// Closes streams whose peers are done, once everything said in this turn is on its way; flushes the others.
     pub(super) fn settle_streams(&mut self) {
         for conn in std::mem::take(&mut self.ended) {
-            if self.streams.find(conn).is_some_and(|stream| stream.is_silent()) {
+            let Some(stream) = self.streams.find(conn) else { continue };
+            // Answers of this turn still leave; later ones take a new connection.
+            stream.ended = true;
+            if stream.is_silent() {
                 self.close_stream(conn, Counter::StreamClosed);
             }
         }

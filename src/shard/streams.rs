@@ -333,13 +333,7 @@ impl Stream {
         (self.fd, self.egress.into_iter().filter_map(|item| item.origin))
     }
 
-    fn ingest(
-        &mut self,
-        bytes: &[u8],
-        now: Instant,
-        pings: &mut usize,
-        mut deliver: impl FnMut(&[u8]),
-    ) -> Ingested {
+    fn ingest(&mut self, bytes: &[u8], now: Instant, pings: &mut usize, mut deliver: impl FnMut(&[u8])) -> Ingested {
         if matches!(self.state, State::Closing { .. }) {
             return Ingested::Fine;
         }

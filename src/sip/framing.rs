@@ -316,10 +316,8 @@ mod tests {
                 Frame::TooLarge => return frames,
                 frame => {
                     frames.push(frame);
-                    let (Frame::Message { len }
-                    | Frame::Unframed { len }
-                    | Frame::Ping { len }
-                    | Frame::Blank { len }) = frame
+                    let (Frame::Message { len } | Frame::Unframed { len } | Frame::Ping { len } | Frame::Blank { len }) =
+                        frame
                     else {
                         unreachable!("handled above")
                     };

@@ -95,12 +95,7 @@ pub(super) struct StreamSend {
 
 impl StreamSend {
     pub(super) fn empty() -> Self {
-        Self {
-            token: super::ring::Token::default(),
-            bytes: Vec::new(),
-            iovecs: Vec::new(),
-            header: empty_header(),
-        }
+        Self { token: super::ring::Token::default(), bytes: Vec::new(), iovecs: Vec::new(), header: empty_header() }
     }
 
     /// Points the vectors and the header at the bytes.

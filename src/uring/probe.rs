@@ -97,7 +97,6 @@ const OPERATIONS: &[(u8, &str)] = &[
     (opcode::SendMsg::CODE, "SENDMSG"),
     (opcode::Connect::CODE, "CONNECT"),
     (opcode::Read::CODE, "READ"),
-    (opcode::Shutdown::CODE, "SHUTDOWN"),
     (opcode::Close::CODE, "CLOSE"),
     (opcode::AsyncCancel::CODE, "ASYNC_CANCEL"),
 ];

@@ -7,10 +7,11 @@ use super::op::{Connecting, DatagramSend, Slots, StreamSend, empty_header};
 use bytes::Bytes;
 use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
+use socket2::SockRef;
 use std::collections::VecDeque;
 use std::io;
 use std::mem::ManuallyDrop;
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::time::Duration;
 
@@ -41,7 +42,7 @@ pub enum Kind {
     Connect,
     /// Another thread wants attention.
     Wake,
-    /// Shutting down, closing, cancelling: nobody waits for these.
+    /// Closing, cancelling: nobody waits for these.
     Unwatched,
 }
 
@@ -269,20 +270,16 @@ impl Ring {
         unsafe { self.push(entry, Kind::Wake, Token::default()) };
     }
 
-    /// Ends the sending direction of a stream; what was sent before still leaves.
-    pub fn shutdown_write(&mut self, stream: impl AsFd) {
-        self.push_unwatched(opcode::Shutdown::new(Fd(stream.as_fd().as_raw_fd()), libc::SHUT_WR).build());
-    }
-
-    /// Closes a stream or listener after everything pushed before, and ends its receives, accepts and held-up sends.
+    /// Closes a stream after everything pushed before, and ends its receives and held-up sends.
     ///
     /// These complete soon after, with the token that they were given.
-    pub fn close(&mut self, fd: impl Into<OwnedFd>) {
-        let fd = Fd(fd.into().into_raw_fd());
+    pub fn close(&mut self, stream: impl Into<OwnedFd>) {
+        let stream = stream.into();
         // A request holds the file open; the shut-down is what ends it. (Cancelling by descriptor would walk over the
-        // requests of every connection.)
-        self.push_unwatched(opcode::Shutdown::new(fd, libc::SHUT_RDWR).build());
-        self.push_unwatched(opcode::Close::new(fd).build());
+        // requests of every connection, and the ring's own shut-down operation goes through a worker thread.) It fails
+        // only when the connection has ended already, which ends the requests, too.
+        let _ = SockRef::from(&stream).shutdown(Shutdown::Both);
+        self.push_unwatched(opcode::Close::new(Fd(stream.into_raw_fd())).build());
     }
 
     /// Ends every request on a descriptor that stays open. Costs a walk over all requests.
@@ -443,7 +440,7 @@ impl Ring {
     /// Queues a request without memory whose success nobody waits for.
     fn push_unwatched(&mut self, entry: squeue::Entry) {
         let entry = entry.flags(squeue::Flags::SKIP_SUCCESS).user_data(pack(Kind::Unwatched, Token::default()));
-        // SAFETY: shutdown, cancel and close point to no memory.
+        // SAFETY: cancel and close point to no memory.
         unsafe { self.push_entry(entry) };
     }
 
@@ -465,7 +462,8 @@ impl Drop for Ring {
     fn drop(&mut self) {
         // The kernel must be done with the memory before it is freed.
         let _ = self.submit(None);
-        let _ = self.ring.submitter().register_sync_cancel(Some(Timespec::from(QUIESCE_TIME)), CancelBuilder::any().all());
+        let _ =
+            self.ring.submitter().register_sync_cancel(Some(Timespec::from(QUIESCE_TIME)), CancelBuilder::any().all());
         let mut completions = Vec::new();
         for _ in 0..QUIESCE_TURNS {
             if self.in_flight == 0 {

@@ -57,11 +57,7 @@ impl std::error::Error for BindError {
 ///
 /// Port 0 leaves a well-known port to the kernel; UDP and TCP get the same number. Shard *n* also owns port
 /// `shard_port + n` on each IP address, or one of the kernel's choice when `shard_port` is 0.
-pub fn bind(
-    listen: &[SocketAddr],
-    shard_port: u16,
-    shard_count: u16,
-) -> Result<Vec<Vec<ListenerSockets>>, BindError> {
+pub fn bind(listen: &[SocketAddr], shard_port: u16, shard_count: u16) -> Result<Vec<Vec<ListenerSockets>>, BindError> {
     assert!(shard_count > 0 && usize::from(shard_count) <= SHARD_COUNT_MAX, "the configuration bounds the shards");
     assert!(listen.len() <= usize::from(u8::MAX), "the configuration bounds the listeners");
     raise_file_limit();
