@@ -133,7 +133,12 @@ mod tests {
                 change(vec![gone(&phone)], false),
                 vec![tablet.clone()],
             ),
-            ("a device nobody knew de-registers", vec![phone.clone()], change(vec![gone(&desk)], false), vec![phone.clone()]),
+            (
+                "a device nobody knew de-registers",
+                vec![phone.clone()],
+                change(vec![gone(&desk)], false),
+                vec![phone.clone()],
+            ),
             ("everything de-registers", vec![phone.clone(), desk.clone()], change(vec![], true), vec![]),
             (
                 "a full list replaces",

@@ -7,7 +7,7 @@ use crate::sip::header::list::{elements, params, trim};
 use crate::sip::message::{Message, delta_seconds};
 use crate::sip::scan::Name;
 use crate::sip::transport::{DEFAULT_PORT, literal_ip};
-use crate::sip::uri::{AorText, Scheme, Uri, canonical, percent_decode};
+use crate::sip::uri::{AorText, Scheme, Uri, canonical, canonical_literal, percent_decode};
 use smallvec::SmallVec;
 use std::net::SocketAddr;
 
@@ -103,7 +103,8 @@ pub fn is_cpm(identifier: &str, cpm_tags: &[Box<str>]) -> bool {
 /// The authenticated originator's addresses (G-3): at most a SIP and a tel URI (RFC 3325 §9.1).
 #[derive(Clone, Default)]
 pub struct Originator {
-    /// Canonical addresses, in the order of the request.
+    /// Canonical addresses, in the order of the request; behind them, where a telephone number came as a SIP URI, that
+    /// URI too, since rules on domains need its domain.
     pub addresses: SmallVec<[AorText; 2]>,
 }
 
@@ -119,11 +120,15 @@ impl Originator {
             return Some(Self { addresses });
         }
         let asserted = message.elements(Name::PAssertedIdentity).filter_map(Address::parse);
-        for aor in asserted.filter_map(|address| canonical(address.uri)).take(2) {
-            addresses.push(aor);
+        let mut uris: SmallVec<[&[u8]; 2]> = asserted.map(|address| address.uri).take(2).collect();
+        if uris.is_empty() && from_counts {
+            uris.extend(message.value(Name::From).and_then(Address::parse).map(|from| from.uri));
         }
-        if addresses.is_empty() && from_counts {
-            addresses.extend(message.value(Name::From).and_then(Address::parse).and_then(|from| canonical(from.uri)));
+        addresses.extend(uris.iter().filter_map(|uri| canonical(uri)));
+        for literal in uris.iter().filter_map(|uri| canonical_literal(uri)) {
+            if !addresses.iter().any(|known: &AorText| known.as_str() == literal.as_str()) {
+                addresses.push(literal);
+            }
         }
         (!addresses.is_empty()).then_some(Self { addresses })
     }
