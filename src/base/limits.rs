@@ -34,6 +34,16 @@ pub const DOCUMENT_LEN_MAX: usize = 256 * 1024;
 pub const DOCUMENT_DEPTH_MAX: usize = 32;
 /// Rules of an access policy (SPEC §2.2).
 pub const RULE_COUNT_MAX: usize = 1_000;
+/// Nodes of an XML document: elements, texts, comments.
+pub const DOCUMENT_NODE_COUNT_MAX: usize = 65_536;
+/// Attributes of one XML element, namespace declarations included.
+pub const ELEMENT_ATTRIBUTE_COUNT_MAX: usize = 64;
+/// Namespace declarations of an XML element and its ancestors together.
+pub const NAMESPACE_COUNT_MAX: usize = 32;
+/// Resource lists that one external list leads to, itself included.
+pub const EXTERNAL_LIST_COUNT_MAX: usize = 64;
+/// Members of one external list.
+pub const LIST_MEMBER_COUNT_MAX: usize = 65_536;
 /// Nested multipart levels of a body.
 pub const MULTIPART_DEPTH_MAX: usize = 8;
 /// Parts of a multipart body, all levels together.

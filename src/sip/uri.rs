@@ -265,11 +265,15 @@ pub struct AorText {
 
 impl AorText {
     /// The text: ASCII, such as `sip:bob@home.example` or `tel:+15550100`.
+    ///
+    /// RFC 3261 §10.3.
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.bytes[..self.len]).expect("only ASCII is ever pushed")
     }
 
     /// The text on the heap, to keep.
+    ///
+    /// RFC 3261 §10.3.
     pub fn to_aor(&self) -> Aor {
         Aor::from_canonical(self.as_str())
     }
@@ -316,9 +320,29 @@ pub fn canonical(text: &[u8]) -> Option<AorText> {
     let mut aor = AorText::new();
     match uri.scheme {
         Scheme::Tel => canonical_tel(&uri, &mut aor)?,
-        Scheme::Sip | Scheme::Sips => canonical_sip(&uri, &mut aor)?,
+        Scheme::Sip | Scheme::Sips => {
+            let is_phone = uri.param("user").is_some_and(|value| value.eq_ignore_ascii_case(b"phone"));
+            if is_phone && uri.user.and_then(|user| global_number(user, &mut aor)).is_some() {
+                return Some(aor);
+            }
+            aor = AorText::new();
+            canonical_sip(&uri, &mut aor)?;
+        }
         Scheme::Other => return None,
     }
+    Some(aor)
+}
+
+/// [`canonical`] for who must know the domain: a telephone number in a SIP URI keeps its host and stays `sip:`.
+///
+/// RFC 3261 §10.3.
+pub fn canonical_literal(text: &[u8]) -> Option<AorText> {
+    let uri = Uri::parse(text).ok()?;
+    if !matches!(uri.scheme, Scheme::Sip | Scheme::Sips) {
+        return canonical(text);
+    }
+    let mut aor = AorText::new();
+    canonical_sip(&uri, &mut aor)?;
     Some(aor)
 }
 
@@ -366,17 +390,10 @@ fn canonical_tel(uri: &Uri<'_>, aor: &mut AorText) -> Option<()> {
 }
 
 fn canonical_sip(uri: &Uri<'_>, aor: &mut AorText) -> Option<()> {
+    aor.extend(*b"sip:")?;
     if let Some(user) = uri.user {
-        let is_phone = uri.param("user").is_some_and(|value| value.eq_ignore_ascii_case(b"phone"));
-        if is_phone && global_number(user, aor).is_some() {
-            return Some(());
-        }
-        *aor = AorText::new();
-        aor.extend(*b"sip:")?;
         canonical_user(user, aor)?;
         aor.push(b'@')?;
-    } else {
-        aor.extend(*b"sip:")?;
     }
     match uri.ip() {
         Some(IpAddr::V6(ip)) => write!(aor, "[{ip}]").ok(),
@@ -713,6 +730,14 @@ mod tests {
         ] {
             assert_eq!(canonical(text.as_bytes()).expect(text).as_str(), aor, "{text}");
         }
+    }
+
+    #[test]
+    fn a_number_in_a_sip_uri_can_keep_its_domain() {
+        let literal = |text: &str| canonical_literal(text.as_bytes()).map(|aor| aor.as_str().to_owned());
+        assert_eq!(literal("sip:+15550100@Home.example;user=phone").as_deref(), Some("sip:+15550100@home.example"));
+        assert_eq!(literal("sip:bob@home.example").as_deref(), Some("sip:bob@home.example"));
+        assert_eq!(literal("tel:+1-555-0100").as_deref(), Some("tel:+15550100"));
     }
 
     #[test]
