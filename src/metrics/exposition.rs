@@ -325,7 +325,11 @@ mod tests {
             Row::counter("ringpost_store_commits_total", "commits", 9.0),
             Row::gauge("ringpost_mailbox_items", "unused", 5.0).labelled("mailbox=\"control\""),
         ];
-        render(&Snapshot { shards: &shards, stages: &[(ShardId(0), times), (ShardId(1), Stages::default())], rows: &rows })
+        render(&Snapshot {
+            shards: &shards,
+            stages: &[(ShardId(0), times), (ShardId(1), Stages::default())],
+            rows: &rows,
+        })
     }
 
     fn value(page: &str, series: &str) -> f64 {
@@ -352,10 +356,12 @@ mod tests {
     #[test]
     fn histograms_are_cumulative_and_end_in_infinity() {
         let page = page();
-        let bucket = |le| value(&page, &format!(r#"ringpost_stage_seconds_bucket{{stage="parse",shard="0",le="{le}"}}"#));
-        assert_eq!([bucket("0.000001"), bucket("0.0001"), bucket("0.0002"), bucket("10"), bucket("+Inf")], [
-            1.0, 1.0, 2.0, 2.0, 3.0
-        ]);
+        let bucket =
+            |le| value(&page, &format!(r#"ringpost_stage_seconds_bucket{{stage="parse",shard="0",le="{le}"}}"#));
+        assert_eq!(
+            [bucket("0.000001"), bucket("0.0001"), bucket("0.0002"), bucket("10"), bucket("+Inf")],
+            [1.0, 1.0, 2.0, 2.0, 3.0]
+        );
         assert_eq!(value(&page, r#"ringpost_stage_seconds_count{stage="parse",shard="0"}"#), 3.0);
         let sum = value(&page, r#"ringpost_stage_seconds_sum{stage="parse",shard="0"}"#);
         assert!((59.0..61.0).contains(&sum), "{sum}");
