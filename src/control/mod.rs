@@ -5,7 +5,12 @@
 //! `documents`). Doors: [`subscribers::Subscribers`] for readers, [`plane::ControlPlane`] for everything else.
 
 pub mod outbox;
+pub mod plane;
+pub mod precondition;
 pub mod registrar;
 pub mod resolver;
 pub mod subscribers;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod turns;
+pub mod xcap;

@@ -40,9 +40,8 @@ pub struct Expiries {
 }
 
 impl Expiries {
-    /// Follows a change of a subscriber's devices.
-    pub fn follow(&mut self, aor: &Aor, before: &[Device], after: &[Device]) {
-        let (before, after) = (first_expiry(before), first_expiry(after));
+    /// Follows a change of a subscriber's [`first_expiry`].
+    pub fn follow(&mut self, aor: &Aor, before: Option<UnixMillis>, after: Option<UnixMillis>) {
         if before == after {
             return;
         }
@@ -70,7 +69,8 @@ impl Expiries {
     }
 }
 
-fn first_expiry(devices: &[Device]) -> Option<UnixMillis> {
+/// When the first of these registrations ends.
+pub fn first_expiry(devices: &[Device]) -> Option<UnixMillis> {
     devices.iter().map(|device| device.expires).min()
 }
 
@@ -180,15 +180,15 @@ mod tests {
     fn the_next_expiry_follows_every_change() {
         let mut expiries = Expiries::default();
         let early = vec![device(None, "sip:a@192.0.2.1", 10), device(None, "sip:b@192.0.2.1", 20)];
-        expiries.follow(&bob(), &[], &early);
+        expiries.follow(&bob(), None, first_expiry(&early));
         assert_eq!(expiries.due(UnixMillis(9), 10), []);
         assert_eq!(expiries.due(UnixMillis(10), 10), [bob()]);
         let later = without_expired(&early, UnixMillis(10));
         assert_eq!(later.len(), 1);
-        expiries.follow(&bob(), &early, &later);
+        expiries.follow(&bob(), first_expiry(&early), first_expiry(&later));
         assert_eq!(expiries.due(UnixMillis(19), 10), []);
         assert_eq!(expiries.len(), 1);
-        expiries.follow(&bob(), &later, &[]);
+        expiries.follow(&bob(), first_expiry(&later), None);
         assert!(expiries.is_empty());
     }
 
@@ -197,7 +197,7 @@ mod tests {
         let mut expiries = Expiries::default();
         for index in 0..10 {
             let aor = Aor::from_canonical(&format!("sip:{index}@home.example"));
-            expiries.follow(&aor, &[], &[device(None, "sip:a@192.0.2.1", 100 - index)]);
+            expiries.follow(&aor, None, Some(UnixMillis(100 - index)));
         }
         let due = expiries.due(UnixMillis(1000), 2);
         assert_eq!(due, [Aor::from_canonical("sip:9@home.example"), Aor::from_canonical("sip:8@home.example")]);
