@@ -74,6 +74,11 @@ impl<T> Slots<T> {
         Some(value)
     }
 
+    /// Every entry.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.entries.iter().filter_map(|entry| entry.value.as_ref())
+    }
+
     /// Entries in the table.
     pub fn len(&self) -> usize {
         self.entries.len() - self.free.len()

@@ -209,8 +209,13 @@ impl<D: Directory> Core<D> {
     }
 
     /// The latencies measured so far.
-    pub fn stages(&mut self) -> &mut Stages {
-        &mut self.stages
+    pub fn stages(&self) -> &Stages {
+        &self.stages
+    }
+
+    /// True when no message or registration waits for the store or the control plane.
+    pub fn is_settled(&self) -> bool {
+        self.jobs.iter().all(|job| job.stage == Stage::Forwarding)
     }
 
     /// Writes the levels that are only worth writing now and then.

@@ -77,9 +77,15 @@ impl ShardThread {
         self.shard
     }
 
-    /// Ends the shard: no new connections or datagrams, what is being sent still leaves for a short while.
-    pub fn stop(self) {
+    /// Asks the shard to end: no new connections or datagrams; what others still answer and what is being sent leaves
+    /// for a short while.
+    pub fn ask_to_stop(&self) {
         self.doors.stop(self.shard);
+    }
+
+    /// Ends the shard and waits for it.
+    pub fn stop(self) {
+        self.ask_to_stop();
         self.join();
     }
 
