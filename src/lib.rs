@@ -7,7 +7,7 @@
 //! | 0 | [`base`] | words every room shares: time, handles, bounds, mailboxes |
 //! | 1 | [`metrics`], [`sip`], [`cpim`] | counters; SIP; message bodies |
 //! | 2 | [`participating`] | what CPM says: policy, preferences, pager mode, deferral |
-//! | 3 | [`store`], [`control`], [`config`], [`uring`] | disk, subscribers, settings, kernel |
+//! | 3 | [`store`], [`control`], [`config`], [`uring`], [`documents`] | disk, subscribers, settings, kernel, XML |
 //! | 4 | [`shard`] | a per-core worker: ring in, cores, ring out |
 //! | 5 | [`admin`] | XCAP root, admin API, metrics over HTTP |
 //! | 6 | [`appliance`] | everything started and stopped in order |
@@ -26,6 +26,7 @@ pub mod store;
 
 pub mod config;
 pub mod control;
+pub mod documents;
 pub mod uring;
 
 pub mod shard;

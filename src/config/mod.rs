@@ -13,6 +13,7 @@ mod validate;
 mod values;
 
 pub use error::ConfigError;
+pub use settings::Placement;
 pub use values::{
     Config, Deferred, Http, Large, Log, LogLevel, Msrp, MsrpAck, PathMode, Policy, Preferences, Shards, Sip, Store,
     UserAgentVersion, Xdms,

@@ -3,17 +3,35 @@
 use super::values::Config;
 use crate::participating::settings::{Listener, Settings};
 use crate::participating::storage::Quota;
+use std::net::SocketAddr;
+
+/// What a shard's settings need that only binding the sockets tells.
+#[derive(Clone, Debug)]
+pub struct Placement {
+    /// The shard's addresses, one for each entry of `sip.listen`.
+    pub listeners: Vec<Listener>,
+    /// Every address of every shard.
+    pub own_addresses: Vec<SocketAddr>,
+    /// How many shards there are.
+    pub shard_count: u16,
+    /// The secret that all shards share.
+    pub steering_seed: u64,
+}
 
 impl Config {
-    /// The settings of one of `shard_count` shards that has bound `listeners`.
+    /// The settings of one shard.
     ///
     /// The pace of deferred messages is divided among the shards; each gets at least one message per second.
-    pub fn settings(&self, listeners: Vec<Listener>, shard_count: u16) -> Settings {
+    pub fn settings(&self, placement: Placement) -> Settings {
+        let Placement { listeners, own_addresses, shard_count, steering_seed } = placement;
         assert!(shard_count > 0, "an appliance has at least one shard");
         assert_eq!(listeners.len(), self.sip.listen.len(), "one listener for each entry of sip.listen");
         Settings {
             host: self.sip.host.clone(),
             listeners,
+            own_addresses,
+            shard_count,
+            steering_seed,
             core: self.sip.core.clone(),
             isf: self.sip.isf.clone(),
             trusted: self.sip.trusted.clone(),
@@ -42,21 +60,22 @@ impl Config {
 mod tests {
     use super::*;
 
-    fn listener() -> Listener {
+    fn placement(shard_count: u16) -> Placement {
         let address = "127.0.0.1:5060".parse().unwrap();
-        Listener { well_known: address, own: address }
+        let listeners = vec![Listener { well_known: address, own: address }];
+        Placement { listeners, own_addresses: vec![address], shard_count, steering_seed: 0 }
     }
 
     #[test]
     fn the_pace_of_deferred_messages_is_divided_among_the_shards() {
         let config = Config::parse("test", "[deferred]\npace = 500").unwrap();
-        assert_eq!(config.settings(vec![listener()], 4).deferred_pace, 125);
+        assert_eq!(config.settings(placement(4)).deferred_pace, 125);
     }
 
     #[test]
     fn a_pace_below_the_number_of_shards_still_moves_every_shard() {
         let config = Config::parse("test", "[deferred]\npace = 3").unwrap();
-        assert_eq!(config.settings(vec![listener()], 8).deferred_pace, 1);
+        assert_eq!(config.settings(placement(8)).deferred_pace, 1);
     }
 
     #[test]
@@ -67,7 +86,7 @@ mod tests {
              [sip.hosts]\n\"SCSCF.example\" = \"127.0.0.9:5061\"",
         )
         .unwrap();
-        let settings = config.settings(vec![listener()], 1);
+        let settings = config.settings(placement(1));
         assert_eq!(&*settings.host, "pf.example");
         assert_eq!(settings.deferred_quota.count, 7);
         assert_eq!(&*settings.isf.unwrap().uri, "sip:127.0.0.1:5090;lr");
