@@ -10,5 +10,7 @@ mod answer;
 pub mod serve;
 pub mod state;
 mod status;
+#[cfg(test)]
+mod tests;
 mod users;
 mod xcap;

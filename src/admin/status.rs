@@ -1,6 +1,6 @@
 //! `/metrics` and `/healthz`.
 
-use super::answer::{fault_text, plain, unavailable};
+use super::answer::{Refusal, fault_text, plain};
 use super::state::AdminState;
 use crate::base::id::ShardId;
 use crate::metrics::exposition::{self, Row, Snapshot};
@@ -21,7 +21,7 @@ pub async fn health(State(state): State<Arc<AdminState>>) -> Response {
         Ok(_) => plain(StatusCode::OK, "ok\n"),
         Err(fault) => {
             warn!(reason = fault_text(fault).trim_end(), "not healthy");
-            unavailable(fault)
+            Refusal::Store(fault).into_response()
         }
     }
 }

@@ -1,6 +1,6 @@
 //! `/admin/users/…`: what the appliance knows of a subscriber.
 
-use super::answer::{plain, unavailable};
+use super::answer::Refusal;
 use super::state::AdminState;
 use crate::base::id::{Aor, MessageId};
 use crate::base::time::UnixMillis;
@@ -22,7 +22,7 @@ use std::sync::Arc;
 type Shared = State<Arc<AdminState>>;
 
 /// `GET /admin/users/<AOR>`.
-pub async fn user(State(state): Shared, Path(aor): Path<String>) -> Result<Json<UserView>, Response> {
+pub async fn user(State(state): Shared, Path(aor): Path<String>) -> Result<Json<UserView>, Refusal> {
     let aor = address(&aor)?;
     let now = state.plane.now();
     let view = state.plane.subscribers().read(aor.as_str(), |subscriber| {
@@ -35,18 +35,18 @@ pub async fn user(State(state): Shared, Path(aor): Path<String>) -> Result<Json<
             aor: aor.to_string(),
         })
     });
-    view.map(Json).ok_or_else(unknown)
+    view.map(Json).ok_or(unknown())
 }
 
 /// `GET /admin/users/<AOR>/devices`.
-pub async fn devices(State(state): Shared, Path(aor): Path<String>) -> Result<Json<Vec<DeviceView>>, Response> {
+pub async fn devices(State(state): Shared, Path(aor): Path<String>) -> Result<Json<Vec<DeviceView>>, Refusal> {
     let aor = address(&aor)?;
     let now = state.plane.now();
     let views = state
         .plane
         .subscribers()
         .read(aor.as_str(), |subscriber| subscriber.map(|subscriber| device_views(subscriber, now)));
-    views.map(Json).ok_or_else(unknown)
+    views.map(Json).ok_or(unknown())
 }
 
 /// `GET /admin/users/<AOR>/deferred`: the oldest first, as they will be delivered.
@@ -54,7 +54,7 @@ pub async fn deferred(
     State(state): Shared,
     Path(aor): Path<String>,
     Query(page): Query<Page>,
-) -> Result<Json<Vec<DeferredView>>, Response> {
+) -> Result<Json<Vec<DeferredView>>, Refusal> {
     let user = address(&aor)?;
     let command = Command::PeekDeferred { user: user.clone(), limit: page.limit() };
     match ask(&state, command).await {
@@ -64,22 +64,22 @@ pub async fn deferred(
 }
 
 /// `GET /admin/users/<AOR>/messages`: the message store, newest first.
-pub async fn messages(state: Shared, path: Path<String>, page: Query<Page>) -> Result<Json<Vec<ObjectView>>, Response> {
+pub async fn messages(state: Shared, path: Path<String>, page: Query<Page>) -> Result<Json<Vec<ObjectView>>, Refusal> {
     objects(state, path, page, Shelf::Messages).await
 }
 
 /// `GET /admin/users/<AOR>/history`: the conversation history, newest first.
-pub async fn history(state: Shared, path: Path<String>, page: Query<Page>) -> Result<Json<Vec<ObjectView>>, Response> {
+pub async fn history(state: Shared, path: Path<String>, page: Query<Page>) -> Result<Json<Vec<ObjectView>>, Refusal> {
     objects(state, path, page, Shelf::History).await
 }
 
 /// `GET /admin/users/<AOR>/messages/<id>`.
-pub async fn message(state: Shared, path: Path<(String, u64)>) -> Result<Response, Response> {
+pub async fn message(state: Shared, path: Path<(String, u64)>) -> Result<Response, Refusal> {
     object(state, path, Shelf::Messages).await
 }
 
 /// `GET /admin/users/<AOR>/history/<id>`.
-pub async fn history_object(state: Shared, path: Path<(String, u64)>) -> Result<Response, Response> {
+pub async fn history_object(state: Shared, path: Path<(String, u64)>) -> Result<Response, Refusal> {
     object(state, path, Shelf::History).await
 }
 
@@ -88,18 +88,18 @@ pub async fn set_availability(
     State(state): Shared,
     Path(aor): Path<String>,
     body: Bytes,
-) -> Result<StatusCode, Response> {
+) -> Result<StatusCode, Refusal> {
     let aor = address(&aor)?;
     let availability = match body.trim_ascii() {
         b"available" => Availability::Available,
         b"not-available" => Availability::NotAvailable,
-        _ => return Err(plain(StatusCode::BAD_REQUEST, "the body is available or not-available\n")),
+        _ => return Err(Refusal::bad_request("the body is available or not-available\n")),
     };
     change_availability(&state, &aor, Some(availability)).await
 }
 
 /// `DELETE /admin/users/<AOR>/availability`: back to the word of the user's document.
-pub async fn clear_availability(State(state): Shared, Path(aor): Path<String>) -> Result<StatusCode, Response> {
+pub async fn clear_availability(State(state): Shared, Path(aor): Path<String>) -> Result<StatusCode, Refusal> {
     change_availability(&state, &address(&aor)?, None).await
 }
 
@@ -107,12 +107,12 @@ async fn change_availability(
     state: &AdminState,
     aor: &Aor,
     availability: Option<Availability>,
-) -> Result<StatusCode, Response> {
+) -> Result<StatusCode, Refusal> {
     let change = state.plane.set_availability(aor, availability);
     match tokio::time::timeout(state.patience.store, change).await {
         Ok(Ok(())) => Ok(StatusCode::NO_CONTENT),
-        Ok(Err(fault)) => Err(unavailable(fault)),
-        Err(_) => Err(unavailable(Fault::Broken)),
+        Ok(Err(fault)) => Err(Refusal::Store(fault)),
+        Err(_) => Err(Refusal::Store(Fault::Broken)),
     }
 }
 
@@ -121,7 +121,7 @@ async fn objects(
     Path(aor): Path<String>,
     Query(page): Query<Page>,
     shelf: Shelf,
-) -> Result<Json<Vec<ObjectView>>, Response> {
+) -> Result<Json<Vec<ObjectView>>, Refusal> {
     let user = address(&aor)?;
     let command = Command::ListObjects { shelf, user: user.clone(), limit: page.limit() };
     match ask(&state, command).await {
@@ -134,12 +134,12 @@ async fn objects(
 }
 
 /// Reads the bodies that a list leaves out, a few at a time: their sizes are part of the answer.
-async fn fill_bodies(state: &AdminState, shelf: Shelf, objects: &mut [MessageObject]) -> Result<(), Response> {
+async fn fill_bodies(state: &AdminState, shelf: Shelf, objects: &mut [MessageObject]) -> Result<(), Refusal> {
     for some in objects.chunks_mut(READS_AT_ONCE) {
         let mut answers = Vec::with_capacity(some.len());
         for object in &*some {
             let command = Command::ReadObject { shelf, user: object.user.clone(), id: object.id };
-            answers.push(state.plane.post_store(command).map_err(unavailable)?);
+            answers.push(state.plane.post_store(command)?);
         }
         for (object, answer) in some.iter_mut().zip(answers) {
             match tokio::time::timeout(state.patience.store, answer).await {
@@ -148,25 +148,21 @@ async fn fill_bodies(state: &AdminState, shelf: Shelf, objects: &mut [MessageObj
                     object.body = found.pop().map(|found| found.body).unwrap_or_default();
                 }
                 Ok(Ok(answer)) => return Err(failed(answer)),
-                Ok(Err(_)) | Err(_) => return Err(unavailable(Fault::Broken)),
+                Ok(Err(_)) | Err(_) => return Err(Refusal::Store(Fault::Broken)),
             }
         }
     }
     Ok(())
 }
 
-async fn object(
-    State(state): Shared,
-    Path((aor, id)): Path<(String, u64)>,
-    shelf: Shelf,
-) -> Result<Response, Response> {
+async fn object(State(state): Shared, Path((aor, id)): Path<(String, u64)>, shelf: Shelf) -> Result<Response, Refusal> {
     let command = Command::ReadObject { shelf, user: address(&aor)?, id: MessageId(id) };
     match ask(&state, command).await {
         Ok(Reply::Objects(mut objects)) => match objects.pop() {
             Some(object) => {
                 Ok(([(header::CONTENT_TYPE, "application/octet-stream")], rendered(&object)).into_response())
             }
-            None => Err(plain(StatusCode::NOT_FOUND, "no such object\n")),
+            None => Err(Refusal::not_found("no such object\n")),
         },
         other => Err(failed(other)),
     }
@@ -190,13 +186,13 @@ async fn ask(state: &AdminState, command: Command) -> Answer {
     tokio::time::timeout(state.patience.store, state.plane.ask_store(command)).await.unwrap_or(Err(Fault::Broken))
 }
 
-fn failed(answer: Answer) -> Response {
+fn failed(answer: Answer) -> Refusal {
     // The store answers each command with its own kind of reply.
-    unavailable(answer.err().unwrap_or(Fault::Broken))
+    Refusal::Store(answer.err().unwrap_or(Fault::Broken))
 }
 
 /// A list; an empty one for a user whom nobody knows is 404.
-fn listed<T>(state: &AdminState, user: &Aor, views: Vec<T>) -> Result<Json<Vec<T>>, Response> {
+fn listed<T>(state: &AdminState, user: &Aor, views: Vec<T>) -> Result<Json<Vec<T>>, Refusal> {
     if views.is_empty() && !state.plane.subscribers().contains(user.as_str()) {
         Err(unknown())
     } else {
@@ -204,12 +200,12 @@ fn listed<T>(state: &AdminState, user: &Aor, views: Vec<T>) -> Result<Json<Vec<T
     }
 }
 
-fn address(text: &str) -> Result<Aor, Response> {
-    canonical_aor(text).ok_or_else(|| plain(StatusCode::BAD_REQUEST, "not an address of record\n"))
+fn address(text: &str) -> Result<Aor, Refusal> {
+    canonical_aor(text).ok_or(Refusal::bad_request("not an address of record\n"))
 }
 
-fn unknown() -> Response {
-    plain(StatusCode::NOT_FOUND, "unknown user\n")
+const fn unknown() -> Refusal {
+    Refusal::not_found("unknown user\n")
 }
 
 /// How much of a list is asked for.

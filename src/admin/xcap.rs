@@ -5,7 +5,7 @@
 //! with a fixed name; another name is refused with a `<constraint-failure>` (RFC 4825 §8.2.5, §11), a subdirectory with
 //! `<no-parent>` (RFC 4825 §8.2.1).
 
-use super::answer::{not_allowed, plain, unavailable};
+use super::answer::Refusal;
 use super::state::AdminState;
 use crate::base::id::Aor;
 use crate::base::limits::DOCUMENT_LEN_MAX;
@@ -27,11 +27,11 @@ pub async fn handle(State(state): State<Arc<AdminState>>, request: Request) -> R
     let answered = match locate(&state.xcap_root, request.uri().path()) {
         Ok(Target::Document { usage, user }) => document(&state, usage, user, request).await,
         Ok(Target::Capabilities) => capabilities(&request),
-        Ok(Target::Node) => Err(not_allowed("")),
+        Ok(Target::Node) => Err(Refusal::Method("")),
         Ok(Target::Misplaced(misplaced)) => Err(misplaced_answer(misplaced, request.method())),
-        Err(status) => Err(plain(status, "no such resource\n")),
+        Err(status) => Err(Refusal::Plain(status, "no such resource\n")),
     };
-    answered.unwrap_or_else(|refusal| refusal)
+    answered.into_response()
 }
 
 /// What a path below the XCAP root names.
@@ -85,12 +85,7 @@ fn locate(root: &str, path: &str) -> Result<Target, StatusCode> {
     })
 }
 
-async fn document(
-    state: &AdminState,
-    usage: &'static Usage,
-    user: Aor,
-    request: Request,
-) -> Result<Response, Response> {
+async fn document(state: &AdminState, usage: &'static Usage, user: Aor, request: Request) -> Result<Response, Refusal> {
     let preconditions = preconditions(request.headers())?;
     match *request.method() {
         Method::GET | Method::HEAD => get(state, usage, &user, &preconditions),
@@ -101,7 +96,7 @@ async fn document(
                 Ok(Ok(Put::Created { etag })) => (StatusCode::CREATED, etag),
                 Ok(Ok(Put::Replaced { etag })) => (StatusCode::OK, etag),
                 Ok(Err(fault)) => return Err(refused(fault)),
-                Err(_) => return Err(unavailable(Fault::Broken)),
+                Err(_) => return Err(Refusal::Store(Fault::Broken)),
             };
             Ok((status, [(header::ETAG, quoted(&etag))]).into_response())
         }
@@ -109,10 +104,10 @@ async fn document(
             match timeout(state.patience.store, state.plane.delete_document(usage, &user, preconditions)).await {
                 Ok(Ok(())) => Ok(StatusCode::OK.into_response()),
                 Ok(Err(fault)) => Err(refused(fault)),
-                Err(_) => Err(unavailable(Fault::Broken)),
+                Err(_) => Err(Refusal::Store(Fault::Broken)),
             }
         }
-        _ => Err(not_allowed("GET, HEAD, PUT, DELETE")),
+        _ => Err(Refusal::Method("GET, HEAD, PUT, DELETE")),
     }
 }
 
@@ -121,87 +116,74 @@ fn get(
     usage: &'static Usage,
     user: &Aor,
     preconditions: &Preconditions,
-) -> Result<Response, Response> {
+) -> Result<Response, Refusal> {
     let Some((etag, body)) = state.plane.document(usage, user) else {
-        return Err(plain(StatusCode::NOT_FOUND, "no such document\n"));
+        return Err(NO_DOCUMENT);
     };
     let etag = (header::ETAG, quoted(&etag));
     match preconditions.check(Some(etag.1.to_str().unwrap_or_default().trim_matches('"'))) {
         Ok(()) => Ok(([etag, (header::CONTENT_TYPE, HeaderValue::from_static(usage.mime))], body).into_response()),
         Err(Unmet::NoneMatch) => Ok((StatusCode::NOT_MODIFIED, [etag]).into_response()),
-        Err(Unmet::Match) => Err(plain(StatusCode::PRECONDITION_FAILED, "the document is another version\n")),
+        Err(Unmet::Match) => Err(OTHER_VERSION),
     }
 }
 
 /// The body of a PUT: of the right type, complete, in time and not too long.
-async fn body(state: &AdminState, usage: &'static Usage, request: Request) -> Result<Bytes, Response> {
+async fn body(state: &AdminState, usage: &'static Usage, request: Request) -> Result<Bytes, Refusal> {
     let headers = request.headers();
     if headers.contains_key(header::CONTENT_RANGE) {
         // A part must not be taken for the whole (RFC 9110 §14.5).
-        return Err(plain(StatusCode::BAD_REQUEST, "a document is put as a whole\n"));
+        return Err(Refusal::bad_request("a document is put as a whole\n"));
     }
     let media_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let media_type = media_type.split(';').next().unwrap_or_default().trim();
     if !media_type.eq_ignore_ascii_case(usage.mime) || headers.contains_key(header::CONTENT_ENCODING) {
-        let mut refusal = plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, "the document has another type\n");
-        refusal.headers_mut().insert(header::ACCEPT, HeaderValue::from_static(usage.mime));
-        return Err(refusal);
+        return Err(Refusal::MediaType(usage.mime));
     }
-    let too_long = || plain(StatusCode::PAYLOAD_TOO_LARGE, "the document is too long\n");
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if announced.is_some_and(|len| len > DOCUMENT_LEN_MAX as u64) {
-        return Err(too_long());
+        return Err(TOO_LONG);
     }
     match timeout(state.patience.body, Bytes::from_request(request, &())).await {
         Ok(Ok(body)) => Ok(body),
-        Ok(Err(rejection)) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => Err(too_long()),
-        Ok(Err(_)) => Err(plain(StatusCode::BAD_REQUEST, "the body ended early\n")),
-        Err(_) => {
-            let mut slow = plain(StatusCode::REQUEST_TIMEOUT, "the body took too long\n");
-            slow.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-            Err(slow)
-        }
+        Ok(Err(rejection)) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => Err(TOO_LONG),
+        Ok(Err(_)) => Err(Refusal::bad_request("the body ended early\n")),
+        Err(_) => Err(Refusal::Slow),
     }
 }
 
-fn refused(fault: DocumentFault) -> Response {
+fn refused(fault: DocumentFault) -> Refusal {
     match fault {
-        DocumentFault::Unmet(_) => plain(StatusCode::PRECONDITION_FAILED, "the document is another version\n"),
-        DocumentFault::TooLarge => plain(StatusCode::PAYLOAD_TOO_LARGE, "the document is too large\n"),
-        DocumentFault::NotFound => plain(StatusCode::NOT_FOUND, "no such document\n"),
-        DocumentFault::Invalid(report) => conflict(report),
-        DocumentFault::Store(fault) => unavailable(fault),
+        DocumentFault::Unmet(_) => OTHER_VERSION,
+        DocumentFault::TooLarge => TOO_LONG,
+        DocumentFault::NotFound => NO_DOCUMENT,
+        DocumentFault::Invalid(report) => Refusal::Conflict(report.into()),
+        DocumentFault::Store(fault) => Refusal::Store(fault),
     }
 }
 
-fn misplaced_answer(misplaced: Misplaced, method: &Method) -> Response {
+fn misplaced_answer(misplaced: Misplaced, method: &Method) -> Refusal {
     match *method {
-        Method::PUT => conflict(match misplaced {
+        Method::PUT => Refusal::Conflict(match misplaced {
             Misplaced::Name => error_document("<constraint-failure phrase=\"no document can be here\"/>"),
             Misplaced::Parent => error_document("<no-parent/>"),
         }),
-        Method::GET | Method::HEAD | Method::DELETE => plain(StatusCode::NOT_FOUND, "no such document\n"),
-        _ => not_allowed("GET, HEAD, PUT, DELETE"),
+        Method::GET | Method::HEAD | Method::DELETE => NO_DOCUMENT,
+        _ => Refusal::Method("GET, HEAD, PUT, DELETE"),
     }
 }
 
-/// 409 with its reason in XML.
-///
-/// RFC 4825 §11.
-fn conflict(report: String) -> Response {
-    (StatusCode::CONFLICT, [(header::CONTENT_TYPE, "application/xcap-error+xml")], report).into_response()
-}
-
 /// RFC 4825 §11.2.
-fn error_document(condition: &str) -> String {
+fn error_document(condition: &str) -> Box<str> {
     format!(
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
          <xcap-error xmlns=\"urn:ietf:params:xml:ns:xcap-error\">{condition}</xcap-error>\n"
     )
+    .into()
 }
 
 /// RFC 4825 §12.
-fn capabilities(request: &Request) -> Result<Response, Response> {
+fn capabilities(request: &Request) -> Result<Response, Refusal> {
     const BODY: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
         <xcap-caps xmlns=\"urn:ietf:params:xml:ns:xcap-caps\">\n\
         <auids><auid>xcap-caps</auid><auid>org.openmobilealliance.access-rules</auid>\
@@ -215,34 +197,34 @@ fn capabilities(request: &Request) -> Result<Response, Response> {
         </xcap-caps>\n";
     let preconditions = preconditions(request.headers())?;
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        return Err(not_allowed("GET, HEAD"));
+        return Err(Refusal::Method("GET, HEAD"));
     }
     let etag = etag_of(BODY.as_bytes());
     let tag = [(header::ETAG, quoted(&etag))];
     match preconditions.check(Some(&etag)) {
         Ok(()) => Ok((tag, [(header::CONTENT_TYPE, "application/xcap-caps+xml")], Body::from(BODY)).into_response()),
         Err(Unmet::NoneMatch) => Ok((StatusCode::NOT_MODIFIED, tag).into_response()),
-        Err(Unmet::Match) => Err(plain(StatusCode::PRECONDITION_FAILED, "the document is another version\n")),
+        Err(Unmet::Match) => Err(OTHER_VERSION),
     }
 }
 
-fn preconditions(headers: &HeaderMap) -> Result<Preconditions, Response> {
+fn preconditions(headers: &HeaderMap) -> Result<Preconditions, Refusal> {
     Ok(Preconditions {
         if_match: entity_tags(headers, header::IF_MATCH)?,
         if_none_match: entity_tags(headers, header::IF_NONE_MATCH)?,
     })
 }
 
-fn entity_tags(headers: &HeaderMap, name: HeaderName) -> Result<Option<EntityTags>, Response> {
-    let bad = || plain(StatusCode::BAD_REQUEST, "not a list of entity tags\n");
+fn entity_tags(headers: &HeaderMap, name: HeaderName) -> Result<Option<EntityTags>, Refusal> {
+    const BAD: Refusal = Refusal::bad_request("not a list of entity tags\n");
     let mut lines = Vec::new();
     for line in headers.get_all(name) {
-        lines.push(line.to_str().map_err(|_| bad())?);
+        lines.push(line.to_str().map_err(|_| BAD)?);
     }
     if lines.is_empty() {
         return Ok(None);
     }
-    EntityTags::parse(&lines.join(",")).map(Some).ok_or_else(bad)
+    EntityTags::parse(&lines.join(",")).map(Some).ok_or(BAD)
 }
 
 fn quoted(etag: &str) -> HeaderValue {
@@ -250,6 +232,9 @@ fn quoted(etag: &str) -> HeaderValue {
     HeaderValue::from_str(&format!("\"{etag}\"")).unwrap_or(HeaderValue::from_static("\"\""))
 }
 
+const NO_DOCUMENT: Refusal = Refusal::not_found("no such document\n");
+const OTHER_VERSION: Refusal = Refusal::Plain(StatusCode::PRECONDITION_FAILED, "the document is another version\n");
+const TOO_LONG: Refusal = Refusal::Plain(StatusCode::PAYLOAD_TOO_LARGE, "the document is too large\n");
 /// Segments that matter: usage, tree, user, document, and what shows that there are more.
 const SEGMENT_COUNT_MAX: usize = 6;
 
