@@ -51,9 +51,11 @@ fn try_message(world: &mut World, message: &[u8], verdict: &str) -> Outcome {
             if let Some(forwarded) = world.core.next_raw(std::time::Duration::from_millis(10)) {
                 let forwarded = String::from_utf8_lossy(&forwarded).into_owned();
                 world.core.reply_text(&plain_answer(&forwarded), Transport::Udp, sent_by(&forwarded));
-                let answer = sender.next_raw(DEADLINE).expect("the answer comes back");
-                assert_eq!(status(&answer), Some(200));
-                return Outcome::Forwarded;
+                // An earlier message that was allowed to be dropped may have been forwarded: its answer goes elsewhere.
+                if let Some(answer) = sender.next_raw(std::time::Duration::from_millis(500)) {
+                    assert_eq!(status(&answer), Some(200));
+                    return Outcome::Forwarded;
+                }
             }
         }
     }
@@ -165,7 +167,8 @@ fn check_rfc_4475(verdicts: &[(&str, &str)]) {
     for (name, verdict) in verdicts {
         println!("{name}");
         let message = std::fs::read(dir.join(format!("{name}.dat"))).unwrap_or_else(|error| panic!("{name}: {error}"));
-        let outcome = try_message(&mut world, &with_rport(&message), verdict);
+        // Several of the RFC's messages share a branch, which would make them repetitions of one another.
+        let outcome = try_message(&mut world, &with_own_branch(&with_rport(&message), name), verdict);
         if !outcome.is_allowed_by(verdict) {
             wrong.push(format!("{name}: {outcome:?}, not {verdict}"));
         }
@@ -214,6 +217,18 @@ fn with_rport(message: &[u8]) -> Vec<u8> {
         line_start += len + 1;
     }
     message.to_vec()
+}
+
+/// Makes the topmost branch the message's own.
+fn with_own_branch(message: &[u8], name: &str) -> Vec<u8> {
+    let cookie = b"branch=z9hG4bK";
+    match message.windows(cookie.len()).position(|window| window == cookie) {
+        Some(at) => {
+            let at = at + cookie.len();
+            [&message[..at], name.as_bytes(), &message[at..]].concat()
+        }
+        None => message.to_vec(),
+    }
 }
 
 fn status(answer: &[u8]) -> Option<u16> {
