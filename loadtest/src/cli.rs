@@ -39,6 +39,7 @@ enum Command {
 
 /// What all scenarios share.
 #[derive(Clone, Debug, Args)]
+#[group(skip)]
 pub struct Common {
     /// The appliance's SIP address; must be loopback.
     #[arg(long, default_value = "127.0.0.1:5060")]
@@ -86,6 +87,7 @@ pub enum Transport {
 
 /// Options of `pager`.
 #[derive(Clone, Debug, Args)]
+#[group(skip)]
 pub struct Pager {
     /// Messages per second, whether or not answers come (open loop). Latency counts from the intended moment.
     #[arg(long, conflicts_with = "window")]
@@ -109,6 +111,7 @@ pub struct Pager {
 
 /// Options of `deferral`.
 #[derive(Clone, Debug, Args)]
+#[group(skip)]
 pub struct Deferral {
     /// Messages in flight.
     #[arg(long, default_value_t = 1000)]
@@ -123,6 +126,7 @@ pub struct Deferral {
 
 /// Options of `storm`.
 #[derive(Clone, Debug, Args)]
+#[group(skip)]
 pub struct Storm {
     /// Deferred messages of each user.
     #[arg(long, default_value_t = 5)]
