@@ -7,10 +7,11 @@
 //! | 0 | [`base`] | words every room shares: time, handles, bounds, mailboxes |
 //! | 1 | [`metrics`], [`sip`], [`cpim`] | counters; SIP; message bodies |
 //! | 2 | [`participating`] | what CPM says: policy, preferences, pager mode, deferral |
-//! | 3 | [`store`], [`control`], [`config`], [`uring`] | disk, subscribers, settings, kernel |
+//! | 3 | [`store`], [`control`], [`config`], [`uring`], [`documents`] | disk, subscribers, settings, kernel, XML |
 //! | 4 | [`shard`] | a per-core worker: ring in, cores, ring out |
 //! | 5 | [`admin`] | XCAP root, admin API, metrics over HTTP |
-//! | 6 | [`demo`] | the main job in one command |
+//! | 6 | [`appliance`] | everything started and stopped in order |
+//! | 7 | [`demo`] | the main job in one command |
 //!
 //! `ARCHITECTURE.md` draws the map and follows one datagram through it.
 
@@ -25,9 +26,13 @@ pub mod store;
 
 pub mod config;
 pub mod control;
+pub mod documents;
 pub mod uring;
 
 pub mod shard;
 
 pub mod admin;
+
+pub mod appliance;
+
 pub mod demo;
