@@ -10,7 +10,8 @@
 //! | 3 | [`store`], [`control`], [`config`], [`uring`], [`documents`] | disk, subscribers, settings, kernel, XML |
 //! | 4 | [`shard`] | a per-core worker: ring in, cores, ring out |
 //! | 5 | [`admin`] | XCAP root, admin API, metrics over HTTP |
-//! | 6 | [`demo`] | the main job in one command |
+//! | 6 | [`appliance`] | everything started and stopped in order |
+//! | 7 | [`demo`] | the main job in one command |
 //!
 //! `ARCHITECTURE.md` draws the map and follows one datagram through it.
 
@@ -31,4 +32,7 @@ pub mod uring;
 pub mod shard;
 
 pub mod admin;
+
+pub mod appliance;
+
 pub mod demo;

@@ -12,6 +12,18 @@ pub const STREAM_MESSAGE_SECONDS_MAX: u64 = 30;
 pub const STREAM_COUNT_MAX: usize = 65_536;
 /// Bytes waiting to be sent on one stream; over it the connection's messages are refused.
 pub const STREAM_EGRESS_LEN_MAX: usize = 4 << 20;
+/// Bytes waiting to be sent on all streams of one shard; over it the streams that add to a backlog are closed.
+pub const SHARD_EGRESS_LEN_MAX: usize = 256 << 20;
+/// Bytes of incomplete messages on all streams of one shard; over it the streams that add to them are closed.
+pub const SHARD_PARTIAL_LEN_MAX: usize = 256 << 20;
+/// Datagrams of one shard that the kernel has not taken yet; over it they are dropped, as the network might.
+pub const DATAGRAM_SEND_COUNT_MAX: usize = 8_192;
+/// Completions taken in one turn of a shard.
+pub const TURN_COMPLETIONS_MAX: usize = 512;
+/// Items taken from a shard's mailbox in one turn.
+pub const TURN_MAIL_MAX: usize = 256;
+/// Effects carried out in one turn of a shard; the rest waits for the next.
+pub const TURN_EFFECTS_MAX: usize = 16_384;
 /// Server transactions of one shard, lingering ones included.
 pub const SERVER_TRANSACTION_COUNT_MAX: usize = 1 << 18;
 /// Client transactions of one shard.
@@ -48,11 +60,21 @@ pub const LIST_MEMBER_COUNT_MAX: usize = 65_536;
 pub const MULTIPART_DEPTH_MAX: usize = 8;
 /// Parts of a multipart body, all levels together.
 pub const MULTIPART_PART_COUNT_MAX: usize = 64;
+/// Header lines of a CPIM message or of one body part.
+pub const BODY_HEADER_COUNT_MAX: usize = 64;
+/// Characters of a multipart boundary (RFC 2046 §5.1.1).
+pub const MULTIPART_BOUNDARY_LEN_MAX: usize = 70;
 /// Shards of one appliance.
 pub const SHARD_COUNT_MAX: usize = 256;
 
 const _: () = assert!(SIP_HEAD_LEN_MAX <= SIP_MESSAGE_LEN_MAX);
 const _: () = assert!(STREAM_EGRESS_LEN_MAX >= 2 * SIP_MESSAGE_LEN_MAX);
+const _: () = assert!(SHARD_EGRESS_LEN_MAX >= STREAM_EGRESS_LEN_MAX);
+const _: () = assert!(STREAM_COUNT_MAX < 1 << 24, "a ring's tokens have 24 bits for the slot");
 const _: () = assert!(FORK_COUNT_MAX <= DEVICE_COUNT_MAX);
 const _: () = assert!(COMMIT_ROWS_MAX <= STORE_MAILBOX_LEN);
 const _: () = assert!(CLIENT_TRANSACTION_COUNT_MAX <= u32::MAX as usize);
+/// Users whose deferred messages one shard has in hand or in line.
+pub const DELIVERY_USER_COUNT_MAX: usize = 1 << 20;
+/// Users one shard delivers to at the same time.
+pub const DELIVERY_ACTIVE_MAX: usize = 1_024;

@@ -6,5 +6,6 @@ pub mod id;
 pub mod limits;
 pub mod mailbox;
 pub mod rng;
+pub mod slots;
 pub mod time;
 pub mod timer_wheel;

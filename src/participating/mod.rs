@@ -4,11 +4,20 @@
 //! disks, XML and clocks: everything that happens arrives as a call or an [`input::Input`], everything it wants leaves
 //! as an [`effect::Effect`].
 
+pub mod content;
+pub mod core;
+pub mod decide;
+pub mod deferred;
 pub mod devices;
 pub mod effect;
+pub mod facts;
 pub mod input;
+pub mod objects;
+pub mod pager;
 pub mod policy;
 pub mod preferences;
+pub mod registration;
 pub mod settings;
 pub mod storage;
 pub mod subscriber;
+pub mod transactions;

@@ -77,6 +77,12 @@ pub struct Settings {
     pub host: Box<str>,
     /// The addresses of this shard.
     pub listeners: Vec<Listener>,
+    /// Every address of every shard: a Route to one of them is ours.
+    pub own_addresses: Vec<SocketAddr>,
+    /// Shards of the appliance.
+    pub shard_count: u16,
+    /// Secret from which owners and loop marks are hashed, the same on every shard.
+    pub steering_seed: u64,
     /// The next hop when no Route is left.
     pub core: Peer,
     /// The interworking selection function.

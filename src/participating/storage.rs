@@ -202,6 +202,15 @@ pub enum Command {
         /// The object.
         id: MessageId,
     },
+    /// Removes an object. Answer: [`Reply::Done`], also when it was gone already.
+    RemoveObject {
+        /// Where.
+        shelf: Shelf,
+        /// The user.
+        user: Aor,
+        /// The object.
+        id: MessageId,
+    },
     /// Replaces a user's devices. Answer: [`Reply::Done`] after the durable commit.
     PutDevices {
         /// The user.

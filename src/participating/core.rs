@@ -1,0 +1,688 @@
+//! One shard's participating function: takes messages, answers and deadlines; gives effects.
+//!
+//! This file owns the dispatch and what every request has in common (G-1 to G-10). Pager mode is in [`super::pager`],
+//! deferred delivery in [`super::deferred`].
+
+use super::deferred::Deliveries;
+use super::effect::{Effect, NextHop};
+use super::facts;
+use super::input::{ControlAnswer, ControlCommand, Input, Source, Transport};
+use super::pager::{Job, Stage};
+use super::registration::registration;
+use super::settings::Settings;
+use super::storage::{Answer, Fault};
+use super::subscriber::Directory;
+use super::transactions::{
+    Admission, Destination, OwnBranch, Owner, ReplyPath, ServerId, Transactions, Verdict, Waiting,
+};
+use crate::base::id::{Aor, ShardId};
+use crate::base::limits::SERVER_TRANSACTION_COUNT_MAX;
+use crate::base::rng::Rng;
+use crate::base::slots::{SlotId, Slots};
+use crate::base::time::{Instant, Now};
+use crate::base::timer_wheel::TimerWheel;
+use crate::metrics::counters::ShardMetrics;
+use crate::metrics::names::{Counter, Gauge, Stage as TimedStage};
+use crate::metrics::stages::Stages;
+use crate::sip::message::{Envelope, Message};
+use crate::sip::scan::{Name, Scan};
+use crate::sip::transport::{DEFAULT_PORT, literal_ip};
+use crate::sip::uri::Uri;
+use crate::sip::write::{self, Response, line};
+use bytes::Bytes;
+use hashbrown::HashMap;
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What the appliance calls itself (SPEC G-6, LM-A3).
+pub const SERVER_LINE: &str = concat!("Server: CPM-serv/OMA1.0 ringpost/", env!("CARGO_PKG_VERSION"), "\r\n");
+/// The methods that are implemented.
+pub const ALLOW_LINE: &str = "Allow: MESSAGE, REGISTER, OPTIONS, CANCEL\r\n";
+/// Methods that are known, so that refusing them is 405 and not 501.
+const KNOWN_METHODS: [&[u8]; 10] =
+    [b"INVITE", b"BYE", b"UPDATE", b"PRACK", b"SUBSCRIBE", b"NOTIFY", b"INFO", b"REFER", b"PUBLISH", b"ACK"];
+/// Option tags that a Require may name: caller preferences are what Accept-Contact is (RFC 3840, 3841).
+const SUPPORTED: [&[u8]; 1] = [b"pref"];
+/// Option tags of a REGISTER that concern the registrar, which the appliance only hears about.
+const REGISTER_SUPPORTED: [&[u8]; 4] = [b"pref", b"path", b"outbound", b"gruu"];
+/// What a refusal for want of room asks the sender to wait.
+pub const RETRY_AFTER_LINE: &str = "Retry-After: 5\r\n";
+/// How long a resolved name is believed.
+const RESOLVED_FOR: Duration = Duration::from_secs(60);
+/// How long it is believed that a name has no address.
+const UNRESOLVED_FOR: Duration = Duration::from_secs(5);
+/// Names remembered.
+const RESOLVED_COUNT_MAX: usize = 1_024;
+/// How often shard 0 has expired messages removed.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Deadlines of the core itself; those of transactions are in [`Transactions`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum CoreTimer {
+    /// A forwarded message that should become a deferral if nobody answers in time.
+    Job(SlotId),
+    /// A user's next attempt.
+    Delivery(SlotId),
+    /// The pace allows the next deferred message.
+    Pace,
+    /// Expired messages are due to be removed.
+    Sweep,
+}
+
+struct Resolved {
+    addrs: Vec<SocketAddr>,
+    until: Instant,
+}
+
+/// Where a request goes next, or why not.
+pub(super) enum Hop {
+    /// There.
+    Known(NextHop),
+    /// The name has to be looked up first.
+    Ask(Box<str>, u16),
+    /// Nowhere.
+    Unreachable,
+}
+
+/// The core of one shard.
+pub struct Core<D> {
+    pub(super) shard: ShardId,
+    pub(super) settings: Arc<Settings>,
+    pub(super) directory: D,
+    pub(super) rng: Rng,
+    pub(super) metrics: Arc<ShardMetrics>,
+    pub(super) stages: Stages,
+    pub(super) transactions: Transactions,
+    pub(super) jobs: Slots<Job>,
+    pub(super) deliveries: Deliveries,
+    pub(super) wheel: TimerWheel<CoreTimer>,
+    pub(super) effects: VecDeque<Effect>,
+    resolved: HashMap<Box<str>, Resolved>,
+    scan: Option<Box<Scan>>,
+    spare_scan: Option<Box<Scan>>,
+    scratch: Vec<u8>,
+    extra: Vec<u8>,
+}
+
+impl<D: Directory> Core<D> {
+    /// A core that has seen nothing yet.
+    pub fn new(
+        shard: ShardId,
+        settings: Arc<Settings>,
+        directory: D,
+        rng: Rng,
+        metrics: Arc<ShardMetrics>,
+        now: Now,
+    ) -> Self {
+        assert!(shard.0 < settings.shard_count, "a shard is one of those there are");
+        let mut wheel = TimerWheel::new(now.at);
+        if shard.index() == 0 {
+            wheel.insert(now.at + SWEEP_INTERVAL, CoreTimer::Sweep);
+        }
+        Self {
+            shard,
+            transactions: Transactions::new(shard, settings.steering_seed, now.at, Arc::clone(&metrics)),
+            deliveries: Deliveries::new(&settings, now.at),
+            settings,
+            directory,
+            rng,
+            metrics,
+            stages: Stages::default(),
+            jobs: Slots::new(SERVER_TRANSACTION_COUNT_MAX),
+            wheel,
+            effects: VecDeque::new(),
+            resolved: HashMap::new(),
+            scan: Some(Box::default()),
+            spare_scan: Some(Box::default()),
+            scratch: Vec::with_capacity(4096),
+            extra: Vec::with_capacity(1024),
+        }
+    }
+
+    /// Takes one whole SIP message from a socket.
+    pub fn handle_message(&mut self, bytes: &[u8], source: Source, now: Now) {
+        self.take(bytes, source, now, true);
+        self.check_invariants();
+    }
+
+    /// Takes what other threads say.
+    pub fn handle_input(&mut self, input: Input, now: Now) {
+        match input {
+            Input::Handover { message, source } => {
+                self.metrics.count(Counter::HandoverIn);
+                self.take(&message, source, now, false);
+            }
+            Input::Store { ticket, answer } => self.on_store_answer(Waiting::of(ticket), answer, now),
+            Input::Control { ticket, answer } => self.on_control_answer(Waiting::of(ticket), answer, now),
+            Input::SubscriberReady(user) => self.on_subscriber_ready(user, now),
+            Input::StreamFailed { ticket } => {
+                if let Waiting::Client(id) = Waiting::of(ticket)
+                    && let Some((owner, verdict)) = self.transactions.on_unsendable(id, now.at, &mut self.effects)
+                {
+                    self.on_verdict(owner, verdict, None, now);
+                }
+            }
+        }
+        self.check_invariants();
+    }
+
+    /// Fires every timer that is due.
+    pub fn handle_timeout(&mut self, now: Now) {
+        loop {
+            let mut news = None;
+            if !self.transactions.handle_timeout(now.at, &mut self.effects, &mut news) {
+                break;
+            }
+            if let Some((owner, verdict)) = news {
+                if verdict == Verdict::TimedOut {
+                    self.metrics.count(Counter::TransactionTimeout);
+                }
+                self.on_verdict(owner, verdict, None, now);
+            }
+        }
+        while let Some(timer) = self.wheel.pop_due(now.at) {
+            match timer {
+                CoreTimer::Job(job) => self.on_job_patience(job, now),
+                CoreTimer::Delivery(id) => self.on_delivery_timer(id, now),
+                CoreTimer::Pace => self.on_pace(now),
+                CoreTimer::Sweep => self.on_sweep(now),
+            }
+        }
+        self.check_invariants();
+    }
+
+    /// The next deadline and whose it is.
+    pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
+        let transactions = self.transactions.poll_timeout().map(|at| (at, "transactions"));
+        let core = self.wheel.next_deadline().map(|at| (at, "core"));
+        match (transactions, core) {
+            (Some(a), Some(b)) => Some(if a.0 <= b.0 { a } else { b }),
+            (a, b) => a.or(b),
+        }
+    }
+
+    /// The next thing to do.
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+
+    /// The latencies measured so far.
+    pub fn stages(&self) -> &Stages {
+        &self.stages
+    }
+
+    /// True when no message or registration waits for the store or the control plane.
+    pub fn is_settled(&self) -> bool {
+        self.jobs.iter().all(|job| job.stage == Stage::Forwarding)
+    }
+
+    /// Writes the levels that are only worth writing now and then.
+    pub fn publish_levels(&self) {
+        let (servers, clients) = self.transactions.counts();
+        self.metrics.set(Gauge::ServerTransactions, servers as u64);
+        self.metrics.set(Gauge::ClientTransactions, clients as u64);
+        self.metrics.set(Gauge::PagerJobs, self.jobs.len() as u64);
+        let (in_flight, waiting) = self.deliveries.counts();
+        self.metrics.set(Gauge::DeferredInFlight, in_flight as u64);
+        self.metrics.set(Gauge::DeferredWaiting, waiting as u64);
+    }
+
+    fn check_invariants(&self) {
+        debug_assert!(self.scan.is_some() && self.spare_scan.is_some(), "a scan that was borrowed came back");
+        debug_assert!(
+            self.jobs.len() <= SERVER_TRANSACTION_COUNT_MAX && self.deliveries.is_consistent(),
+            "tables keep their bounds"
+        );
+    }
+
+    fn take(&mut self, bytes: &[u8], source: Source, now: Now, may_steer: bool) {
+        let Some(mut scan) = self.scan.take() else { return };
+        match scan.scan(bytes) {
+            Ok(()) => {
+                let message = Message { bytes, scan: &scan };
+                match message.status() {
+                    Some(status) => self.on_response(&message, status, source, now, may_steer),
+                    None => self.on_request(&message, source, now, may_steer),
+                }
+            }
+            Err(_) => self.metrics.count(Counter::DroppedMalformed),
+        }
+        self.scan = Some(scan);
+    }
+
+    /// Reads a kept request again.
+    pub(super) fn with_request<R>(
+        &mut self,
+        request: &Bytes,
+        read: impl FnOnce(&mut Self, &Message<'_>) -> R,
+    ) -> Option<R> {
+        let mut scan = self.spare_scan.take()?;
+        let outcome = match scan.scan(request) {
+            Ok(()) => Some(read(self, &Message { bytes: request, scan: &scan })),
+            Err(_) => None,
+        };
+        self.spare_scan = Some(scan);
+        outcome
+    }
+
+    fn hand_over(&mut self, to: ShardId, bytes: &[u8], source: Source) {
+        self.metrics.count(Counter::HandoverOut);
+        let input = Input::Handover { message: Bytes::copy_from_slice(bytes), source };
+        self.effects.push_back(Effect::Post { to, input });
+    }
+
+    fn on_response(&mut self, message: &Message<'_>, status: u16, source: Source, now: Now, may_steer: bool) {
+        let branch = message.via().and_then(|via| via.branch).and_then(OwnBranch::parse);
+        let Some(branch) = branch.filter(|branch| branch.shard.0 < self.settings.shard_count) else {
+            self.metrics.count(Counter::DroppedStrayResponse);
+            return;
+        };
+        if branch.shard != self.shard {
+            if may_steer {
+                self.hand_over(branch.shard, message.bytes, source);
+            }
+            return;
+        }
+        match self.transactions.on_response(branch, status, now.at, &mut self.effects) {
+            Some((_, owner, verdict, started)) => {
+                self.metrics.response_received(status);
+                if verdict == Verdict::Final {
+                    self.stages.record(TimedStage::CoreRoundTrip, now.at - started);
+                }
+                self.on_verdict(owner, verdict, Some((status, message)), now);
+            }
+            None => self.metrics.count(Counter::DroppedStrayResponse),
+        }
+    }
+
+    fn on_verdict(&mut self, owner: Owner, verdict: Verdict, response: Option<(u16, &Message<'_>)>, now: Now) {
+        match owner {
+            Owner::Job(job) => self.on_branch(job, verdict, response, now),
+            Owner::Delivery(id) => self.on_attempt(id, verdict, response.map(|(status, _)| status), now),
+            Owner::Notice => {}
+        }
+    }
+
+    fn on_request(&mut self, message: &Message<'_>, source: Source, now: Now, may_steer: bool) {
+        let (Some(method), Some(via)) = (message.method(), message.via()) else {
+            self.metrics.count(Counter::DroppedMalformed);
+            return;
+        };
+        if may_steer
+            && self.settings.shard_count > 1
+            && let Some(call_id) = message.value(Name::CallId)
+        {
+            let owner = self.transactions.owner_of(call_id, self.settings.shard_count);
+            if owner != self.shard {
+                self.hand_over(owner, message.bytes, source);
+                return;
+            }
+        }
+        let path = ReplyPath::of(&via, source);
+        let envelope = match message.check_request() {
+            Ok(envelope) => envelope,
+            Err(_) if method == b"ACK" => {
+                self.metrics.count(Counter::DroppedStrayAck);
+                return;
+            }
+            Err(fault) => {
+                let (status, reason) = fault.status();
+                self.metrics.count(Counter::RefusedMalformed);
+                self.respond_statelessly(message, path, status, reason, "");
+                return;
+            }
+        };
+        let key = self.transactions.key(message, &envelope, method);
+        if let Some(id) = self.transactions.find(key) {
+            if method == b"ACK" {
+                self.metrics.count(Counter::RequestAck);
+                self.transactions.on_ack(id, now.at, &mut self.effects);
+            } else {
+                self.metrics.count(Counter::Retransmission);
+                self.transactions.on_repeat(id, now.at, &mut self.effects);
+            }
+            return;
+        }
+        self.count_request(method);
+        if method == b"ACK" {
+            self.metrics.count(Counter::DroppedStrayAck);
+            return;
+        }
+        match self.transactions.admit(key, message, &envelope, path, now.at) {
+            Admission::New(server) => self.dispatch(server, message, &envelope, source, now),
+            Admission::Merged(server) => {
+                self.metrics.count(Counter::RefusedLoop);
+                self.respond(server, message, 482, "Merged Request", "", now);
+            }
+            Admission::Full => {
+                self.metrics.count(Counter::RefusedOverload);
+                self.respond_statelessly(message, path, 503, "Service Unavailable", RETRY_AFTER_LINE);
+            }
+        }
+    }
+
+    fn count_request(&self, method: &[u8]) {
+        self.metrics.count(match method {
+            b"MESSAGE" => Counter::RequestMessage,
+            b"REGISTER" => Counter::RequestRegister,
+            b"OPTIONS" => Counter::RequestOptions,
+            b"INVITE" => Counter::RequestInvite,
+            b"ACK" => Counter::RequestAck,
+            b"CANCEL" => Counter::RequestCancel,
+            _ => Counter::RequestOther,
+        });
+    }
+
+    fn dispatch(&mut self, server: ServerId, message: &Message<'_>, envelope: &Envelope<'_>, source: Source, now: Now) {
+        match message.method().unwrap_or_default() {
+            b"MESSAGE" => self.on_pager_message(server, message, envelope, source, now),
+            b"REGISTER" => self.on_register(server, message, source, now),
+            b"OPTIONS" => {
+                if self.require_is_met(server, message, &SUPPORTED, now) {
+                    let extra = format!("{ALLOW_LINE}Accept: {}\r\nSupported: pref\r\n", self.accept_value());
+                    self.respond(server, message, 200, "OK", &extra, now);
+                }
+            }
+            b"CANCEL" => self.on_cancel(server, message, envelope, now),
+            // No dialog was ever made here (RFC 3261 §12.2.2).
+            b"BYE" | b"UPDATE" | b"PRACK" if envelope.to_tag.is_some() => {
+                self.respond(server, message, 481, "Call/Transaction Does Not Exist", "", now);
+            }
+            method if KNOWN_METHODS.contains(&method) => {
+                self.respond(server, message, 405, "Method Not Allowed", ALLOW_LINE, now);
+            }
+            _ => self.respond(server, message, 501, "Not Implemented", ALLOW_LINE, now),
+        }
+    }
+
+    /// RFC 3261 §9.2. A MESSAGE cannot be called back (§9.1), so a CANCEL that finds one only gets its 200.
+    fn on_cancel(&mut self, server: ServerId, message: &Message<'_>, envelope: &Envelope<'_>, now: Now) {
+        let found = [&b"INVITE"[..], b"MESSAGE", b"OPTIONS", b"REGISTER"].iter().any(|method| {
+            let key = self.transactions.key(message, envelope, method);
+            self.transactions.find(key).is_some()
+        });
+        if found {
+            self.respond(server, message, 200, "OK", "", now);
+        } else {
+            self.respond(server, message, 481, "Call/Transaction Does Not Exist", "", now);
+        }
+    }
+
+    fn on_register(&mut self, server: ServerId, message: &Message<'_>, source: Source, now: Now) {
+        if !self.is_trusted(source.peer) {
+            self.forbid(server, message, "127 Service not authorised", now);
+            return;
+        }
+        if !self.require_is_met(server, message, &REGISTER_SUPPORTED, now) {
+            return;
+        }
+        let change = match registration(message, &self.settings.cpm_tags, now.wall) {
+            Ok(change) => change,
+            Err(fault) => {
+                tracing::debug!(?fault, "REGISTER refused");
+                self.respond(server, message, 400, "Bad Registration", "", now);
+                return;
+            }
+        };
+        let request = Bytes::copy_from_slice(message.bytes);
+        let Some(job) = self.jobs.insert(Job::new(server, request, Stage::Registering, now.at)) else {
+            self.respond(server, message, 503, "Service Unavailable", RETRY_AFTER_LINE, now);
+            return;
+        };
+        self.effects.push_back(Effect::Control {
+            ticket: Waiting::Job(job).ticket(),
+            command: ControlCommand::Register(change),
+        });
+    }
+
+    fn on_registered(&mut self, job: SlotId, fault: Option<Fault>, now: Now) {
+        let Some(job) = self.jobs.remove(job) else { return };
+        debug_assert_eq!(job.stage, Stage::Registering, "only a registration waits for this answer");
+        self.with_request(&job.request, |core, message| match fault {
+            None => {
+                // RFC 3261 §10.3 step 8: the bindings as they are.
+                let mut extra = Vec::new();
+                for field in message.fields(Name::Contact) {
+                    line(&mut extra, "Contact", field.value.of(message.bytes));
+                }
+                if let Some(expires) = message.value(Name::Expires) {
+                    line(&mut extra, "Expires", expires);
+                }
+                line(&mut extra, "Date", super::objects::http_date(now.wall).as_bytes());
+                let extra = String::from_utf8_lossy(&extra).into_owned();
+                core.respond(job.server, message, 200, "OK", &extra, now);
+            }
+            Some(fault) => {
+                core.count_fault(fault);
+                core.respond(job.server, message, 503, "Service Unavailable", RETRY_AFTER_LINE, now);
+            }
+        });
+    }
+
+    fn on_control_answer(&mut self, waiting: Waiting, answer: ControlAnswer, now: Now) {
+        match (waiting, answer) {
+            (Waiting::Job(job), ControlAnswer::Registered) => self.on_registered(job, None, now),
+            (Waiting::Job(job), ControlAnswer::NotRegistered(fault)) => self.on_registered(job, Some(fault), now),
+            (Waiting::Job(job), ControlAnswer::Resolved(addrs)) => self.on_resolved(job, addrs, now),
+            _ => debug_assert!(false, "only jobs ask the control plane"),
+        }
+    }
+
+    fn on_store_answer(&mut self, waiting: Waiting, answer: Answer, now: Now) {
+        if let Err(fault) = &answer {
+            self.count_fault(*fault);
+        }
+        match waiting {
+            Waiting::Job(job) => self.on_job_stored(job, answer, now),
+            Waiting::Delivery(id) => self.on_delivery_answer(id, answer, now),
+            Waiting::Sweep => self.on_swept(answer, now),
+            Waiting::Nobody | Waiting::Client(_) => {}
+        }
+    }
+
+    fn count_fault(&self, fault: Fault) {
+        self.metrics.count(match fault {
+            Fault::QuotaExceeded => Counter::StoreQuota,
+            Fault::Busy => Counter::StoreBusy,
+            Fault::DiskFull => Counter::StoreDiskFull,
+            Fault::Broken => Counter::StoreBroken,
+        });
+    }
+
+    pub(super) fn is_trusted(&self, peer: SocketAddr) -> bool {
+        let ip = peer.ip().to_canonical();
+        self.settings.trusted.iter().any(|network| network.contains(&ip))
+    }
+
+    /// The Accept value of 415 and 200 to OPTIONS.
+    pub(super) fn accept_value(&self) -> String {
+        super::content::accept_header(&self.settings.accept_types)
+    }
+
+    /// False when a Require names what is not supported; then 420 is on its way. RFC 3261 §8.2.2.3.
+    pub(super) fn require_is_met(
+        &mut self,
+        server: ServerId,
+        message: &Message<'_>,
+        supported: &[&[u8]],
+        now: Now,
+    ) -> bool {
+        if message.value(Name::Require).is_none() && message.value(Name::ProxyRequire).is_none() {
+            return true;
+        }
+        let mut unsupported = String::new();
+        for tag in message.elements(Name::Require).chain(message.elements(Name::ProxyRequire)) {
+            if !supported.iter().any(|known| known.eq_ignore_ascii_case(tag)) {
+                unsupported.push_str(if unsupported.is_empty() { "" } else { ", " });
+                unsupported.push_str(&String::from_utf8_lossy(tag));
+            }
+        }
+        if unsupported.is_empty() {
+            return true;
+        }
+        self.respond(server, message, 420, "Bad Extension", &format!("Unsupported: {unsupported}\r\n"), now);
+        false
+    }
+
+    /// Supported option tags of a MESSAGE.
+    pub(super) fn pager_require_is_met(&mut self, server: ServerId, message: &Message<'_>, now: Now) -> bool {
+        self.require_is_met(server, message, &SUPPORTED, now)
+    }
+
+    /// 403 with its Warning: a bare 403 makes clients register anew (SPEC finding 1, G-5).
+    pub(super) fn forbid(&mut self, server: ServerId, message: &Message<'_>, text: &str, now: Now) {
+        let warning = self.warning(text);
+        self.respond(server, message, 403, "Forbidden", &warning, now);
+    }
+
+    /// A Warning line of ours. RFC 3261 §20.43.
+    pub(super) fn warning(&self, text: &str) -> String {
+        format!("Warning: 399 {} \"{text}\"\r\n", self.settings.host)
+    }
+
+    /// Answers a request through its transaction.
+    pub(super) fn respond(
+        &mut self,
+        server: ServerId,
+        message: &Message<'_>,
+        status: u16,
+        reason: &str,
+        extra: &str,
+        now: Now,
+    ) {
+        let (Some(path), Some(key)) = (self.transactions.path(server), self.transactions.key_of(server)) else {
+            return;
+        };
+        let to_tag = self.transactions.to_tag(key);
+        let bytes = self.compose_response(message, path, status, reason, extra, &to_tag);
+        if let Some(started) = self.transactions.started(server)
+            && status >= 200
+        {
+            self.stages.record(TimedStage::Total, now.at - started);
+        }
+        self.transactions.respond(server, status, bytes, now.at, &mut self.effects);
+    }
+
+    /// Answers a request that gets no transaction: too broken, or no room. RFC 3261 §8.2.7.
+    fn respond_statelessly(&mut self, message: &Message<'_>, path: ReplyPath, status: u16, reason: &str, extra: &str) {
+        let via = message.value(Name::Via).unwrap_or_default();
+        let call_id = message.value(Name::CallId).unwrap_or_default();
+        let tag = format!("{:016x}", self.transactions.digest(&[via, call_id]) as u64);
+        let bytes = self.compose_response(message, path, status, reason, extra, tag.as_bytes());
+        self.metrics.response_sent(status);
+        self.effects.push_back(path.send(bytes));
+    }
+
+    fn compose_response(
+        &mut self,
+        message: &Message<'_>,
+        path: ReplyPath,
+        status: u16,
+        reason: &str,
+        extra: &str,
+        to_tag: &[u8],
+    ) -> Bytes {
+        self.extra.clear();
+        self.extra.extend_from_slice(SERVER_LINE.as_bytes());
+        self.extra.extend_from_slice(extra.as_bytes());
+        self.scratch.clear();
+        let response = Response { status, reason, to_tag, stamp: path.stamp, extra: &self.extra };
+        write::response(&mut self.scratch, message, &response);
+        Bytes::copy_from_slice(&self.scratch)
+    }
+
+    /// Sends a request of ours: reserves a transaction, has the request written around its Via, launches it. False when
+    /// there is no room or no socket of the hop's family.
+    pub(super) fn send_request(
+        &mut self,
+        owner: Owner,
+        hop: NextHop,
+        loop_mark: u32,
+        now: Now,
+        compose: impl FnOnce(&mut Vec<u8>, &[u8]),
+    ) -> bool {
+        let Some((listener, own)) = self.listener_for(hop.addr) else { return false };
+        let transport = hop.transport.unwrap_or(Transport::Udp);
+        let destination = Destination { transport, to: hop.addr, listener, sized_up: false };
+        let Some(id) = self.transactions.reserve(owner, destination, &mut self.rng, now.at) else {
+            self.metrics.count(Counter::RefusedOverload);
+            return false;
+        };
+        self.extra.clear();
+        self.transactions.write_via(id, own, loop_mark, &mut self.extra);
+        self.scratch.clear();
+        compose(&mut self.scratch, &self.extra);
+        let path_mtu = self.settings.path_mtu;
+        self.transactions.launch(id, &mut self.scratch, path_mtu, now.at, &mut self.effects);
+        true
+    }
+
+    fn listener_for(&self, to: SocketAddr) -> Option<(u8, SocketAddr)> {
+        let index = self.settings.listeners.iter().position(|own| own.well_known.is_ipv4() == to.is_ipv4())?;
+        Some((index as u8, self.settings.listeners[index].own))
+    }
+
+    /// Where a URI leads. RFC 3263 as far as A and AAAA records go.
+    pub(super) fn hop_of(&self, uri: &Uri<'_>, now: Instant) -> Hop {
+        let transport = match uri.transport() {
+            Some(name) if name.eq_ignore_ascii_case(b"tcp") => Some(Transport::Tcp),
+            Some(name) if name.eq_ignore_ascii_case(b"udp") => Some(Transport::Udp),
+            Some(_) => return Hop::Unreachable,
+            None => None,
+        };
+        let port = uri.port.unwrap_or(DEFAULT_PORT);
+        if let Some(ip) = literal_ip(uri.host) {
+            return Hop::Known(NextHop { transport, addr: SocketAddr::new(ip, port) });
+        }
+        let Ok(host) = std::str::from_utf8(uri.host) else { return Hop::Unreachable };
+        if let Some((_, addr)) = self.settings.hosts.iter().find(|(name, _)| name.eq_ignore_ascii_case(host)) {
+            let port = uri.port.unwrap_or(addr.port());
+            return Hop::Known(NextHop { transport, addr: SocketAddr::new(addr.ip(), port) });
+        }
+        let host: Box<str> = host.to_ascii_lowercase().into();
+        match self.resolved.get(&host) {
+            Some(known) if known.until > now => match known.addrs.first() {
+                Some(addr) => Hop::Known(NextHop { transport, addr: SocketAddr::new(addr.ip(), port) }),
+                None => Hop::Unreachable,
+            },
+            _ => Hop::Ask(host, port),
+        }
+    }
+
+    /// Keeps what a look-up found.
+    pub(super) fn remember(&mut self, host: Box<str>, addrs: Vec<SocketAddr>, now: Instant) {
+        if self.resolved.len() >= RESOLVED_COUNT_MAX {
+            self.resolved.retain(|_, known| known.until > now);
+            if self.resolved.len() >= RESOLVED_COUNT_MAX {
+                self.resolved.clear();
+            }
+        }
+        let until = now + if addrs.is_empty() { UNRESOLVED_FOR } else { RESOLVED_FOR };
+        // Addresses of a family we have no socket of lead nowhere.
+        let addrs = addrs.into_iter().filter(|addr| self.listener_for(*addr).is_some()).collect();
+        self.resolved.insert(host, Resolved { addrs, until });
+    }
+
+    /// Tells a user's home shard that messages can be delivered.
+    pub(super) fn announce_ready(&mut self, user: Aor, now: Now) {
+        let home = ShardId::home_of(user.as_str(), self.settings.shard_count);
+        if home == self.shard {
+            self.on_subscriber_ready(user, now);
+        } else {
+            self.effects.push_back(Effect::Post { to: home, input: Input::SubscriberReady(user) });
+        }
+    }
+
+    /// True when a request came from the interworking function, which must not get it back (SPEC §2.6).
+    pub(super) fn is_from_isf(&self, message: &Message<'_>, source: Source) -> bool {
+        let Some(isf) = &self.settings.isf else { return false };
+        source.peer == isf.hop.addr
+            || message.via().is_some_and(|via| facts::names_host(via.host, via.port, &isf.host, isf.hop.addr))
+    }
+
+    pub(super) fn schedule_sweep(&mut self, now: Now) {
+        self.wheel.insert(now.at + SWEEP_INTERVAL, CoreTimer::Sweep);
+    }
+}

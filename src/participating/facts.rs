@@ -1,0 +1,277 @@
+//! What a request says of itself: case, service, originator, served user, privacy, age (SPEC §1.0, G-1 to G-4).
+
+use super::settings::Settings;
+use crate::base::time::UnixMillis;
+use crate::sip::header::address::Address;
+use crate::sip::header::list::{elements, params, trim};
+use crate::sip::message::{Message, delta_seconds};
+use crate::sip::scan::Name;
+use crate::sip::transport::{DEFAULT_PORT, literal_ip};
+use crate::sip::uri::{AorText, Scheme, Uri, canonical, canonical_literal, percent_decode};
+use smallvec::SmallVec;
+use std::net::SocketAddr;
+
+/// The service identifier of pager mode, assumed when a request from a trusted peer names none.
+pub const PAGER_SERVICE: &str = "urn:urn-7:3gpp-service.ims.icsi.oma.cpm.msg";
+
+/// Longest service identifier that is compared.
+const SERVICE_LEN_MAX: usize = 128;
+/// Route values looked at: a longer own prefix is no honest route.
+const OWN_ROUTE_COUNT_MAX: usize = 4;
+
+/// A service identifier in plain, lower-case form.
+#[derive(Clone, Copy)]
+pub struct ServiceText {
+    bytes: [u8; SERVICE_LEN_MAX],
+    len: usize,
+}
+
+impl ServiceText {
+    fn new(text: &[u8]) -> Option<Self> {
+        let mut bytes = [0; SERVICE_LEN_MAX];
+        let len = percent_decode(text, &mut bytes)?.len();
+        bytes[..len].make_ascii_lowercase();
+        bytes[..len].is_ascii().then_some(Self { bytes, len })
+    }
+
+    /// The identifier.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.bytes[..self.len]).unwrap_or_default()
+    }
+}
+
+/// Which service a request is for (G-2).
+#[derive(Clone, Copy)]
+pub enum Service {
+    /// CPM, by this identifier.
+    Cpm(ServiceText),
+    /// It names services, and CPM is not among them.
+    Other,
+    /// It names none.
+    Unnamed,
+}
+
+/// Recognises the service: P-Asserted-Service, then the ICSI in Accept-Contact, then the draft feature tag (G-2).
+pub fn service(message: &Message<'_>, cpm_tags: &[Box<str>]) -> Service {
+    let mut named = false;
+    let matches = |text: &[u8]| {
+        let service = ServiceText::new(trim(text))?;
+        is_cpm(service.as_str(), cpm_tags).then_some(service)
+    };
+    for value in message.elements(Name::PAssertedService) {
+        named = true;
+        if let Some(service) = matches(value) {
+            return Service::Cpm(service);
+        }
+    }
+    let mut draft = None;
+    for value in message.elements(Name::AcceptContact) {
+        for param in params(value) {
+            if is_icsi_ref(param.name) {
+                for icsi in elements(param.unquoted()) {
+                    named = true;
+                    if let Some(service) = matches(icsi) {
+                        return Service::Cpm(service);
+                    }
+                }
+            } else if draft.is_none() && param.name.first() == Some(&b'+') {
+                draft = matches(param.name);
+            }
+        }
+    }
+    match draft {
+        Some(service) => Service::Cpm(service),
+        None if named => Service::Other,
+        None => Service::Unnamed,
+    }
+}
+
+/// True for `+g.3gpp.icsi-ref`, with or without the plus that RFC 3840 §9 puts in front of foreign tags.
+pub fn is_icsi_ref(name: &[u8]) -> bool {
+    let name = name.strip_prefix(b"+").unwrap_or(name);
+    name.eq_ignore_ascii_case(b"g.3gpp.icsi-ref")
+}
+
+/// True when a lower-case identifier is one of the tags; a tag's trailing `*` matches any rest.
+pub fn is_cpm(identifier: &str, cpm_tags: &[Box<str>]) -> bool {
+    cpm_tags.iter().any(|tag| match tag.strip_suffix('*') {
+        Some(prefix) => identifier.starts_with(prefix),
+        None => identifier == &**tag,
+    })
+}
+
+/// The authenticated originator's addresses (G-3): at most a SIP and a tel URI (RFC 3325 §9.1).
+#[derive(Clone, Default)]
+pub struct Originator {
+    /// Canonical addresses, in the order of the request; behind them, where a telephone number came as a SIP URI, that
+    /// URI too, since rules on domains need its domain.
+    pub addresses: SmallVec<[AorText; 2]>,
+}
+
+impl Originator {
+    /// Reads it: Referred-By for a group message of a controlling function, otherwise P-Asserted-Identity, otherwise From
+    /// where the operator says so. `None` when nobody vouches for anyone.
+    pub fn of(message: &Message<'_>, service: &str, from_counts: bool) -> Option<Self> {
+        let mut addresses = SmallVec::new();
+        if service.ends_with(".group")
+            && let Some(aor) = message.address(Name::ReferredBy).and_then(|address| canonical(address.uri))
+        {
+            addresses.push(aor);
+            return Some(Self { addresses });
+        }
+        let asserted = message.elements(Name::PAssertedIdentity).filter_map(Address::parse);
+        let mut uris: SmallVec<[&[u8]; 2]> = asserted.map(|address| address.uri).take(2).collect();
+        if uris.is_empty() && from_counts {
+            uris.extend(message.value(Name::From).and_then(Address::parse).map(|from| from.uri));
+        }
+        addresses.extend(uris.iter().filter_map(|uri| canonical(uri)));
+        for literal in uris.iter().filter_map(|uri| canonical_literal(uri)) {
+            if !addresses.iter().any(|known: &AorText| known.as_str() == literal.as_str()) {
+                addresses.push(literal);
+            }
+        }
+        (!addresses.is_empty()).then_some(Self { addresses })
+    }
+
+    /// The address that stands for the originator in rows and objects.
+    pub fn main(&self) -> &str {
+        self.addresses.first().map_or("", AorText::as_str)
+    }
+}
+
+/// True when the originator asked not to be shown: Privacy `id`, `user` or `header`, or the anonymous From of RFC 3323.
+///
+/// SPEC LM-3, RFC 3323 §4.2.
+pub fn is_anonymous(message: &Message<'_>) -> bool {
+    let asked = message.fields(Name::Privacy).any(|field| {
+        let value = field.value.of(message.bytes);
+        value
+            .split(|b| matches!(b, b';' | b','))
+            .map(trim)
+            .any(|word| [&b"id"[..], b"user", b"header"].iter().any(|asked| word.eq_ignore_ascii_case(asked)))
+    });
+    asked
+        || message.value(Name::From).and_then(Address::parse).is_some_and(|from| {
+            Uri::parse(from.uri).is_ok_and(|uri| uri.host.eq_ignore_ascii_case(b"anonymous.invalid"))
+        })
+}
+
+/// Where a request stands in the IMS call flow (G-1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Case {
+    /// Terminating: the product's job.
+    Terminating,
+    /// Originating: another product's job.
+    Originating,
+    /// Neither the Route nor P-Served-User says.
+    Unsaid,
+}
+
+/// A request's way: which case, what of the Route set is ours, what remains.
+#[derive(Clone, Copy, Debug)]
+pub struct Way<'a> {
+    /// The case.
+    pub case: Case,
+    /// Route values to take off.
+    pub own_routes: usize,
+    /// The URI of the Route that remains on top.
+    pub next: Option<&'a [u8]>,
+    /// The URI of the user served.
+    pub served: &'a [u8],
+}
+
+/// Reads the Route set and P-Served-User (G-1, RFC 5502 §4).
+pub fn way<'a>(message: &Message<'a>, settings: &Settings) -> Way<'a> {
+    let mut case = Case::Unsaid;
+    let mut served = message.request_uri().unwrap_or_default();
+    let mut own_routes = 0;
+    let mut next = None;
+    for value in message.elements(Name::Route) {
+        let Some(route) = Address::parse(value) else { break };
+        let Ok(uri) = Uri::parse(route.uri) else { break };
+        if own_routes < OWN_ROUTE_COUNT_MAX && is_own(&uri, settings) {
+            own_routes += 1;
+            case = match uri.user {
+                Some(user) if user.eq_ignore_ascii_case(b"orig") => Case::Originating,
+                _ => Case::Terminating,
+            };
+        } else {
+            next = Some(route.uri);
+            break;
+        }
+    }
+    if let Some(user) = message.address(Name::PServedUser) {
+        if let Some(value) = user.param("sescase") {
+            case = if value.unquoted().eq_ignore_ascii_case(b"orig") { Case::Originating } else { Case::Terminating };
+        }
+        if case == Case::Terminating {
+            served = user.uri;
+        }
+    }
+    Way { case, own_routes, next, served }
+}
+
+/// True for a URI that names this appliance.
+pub fn is_own(uri: &Uri<'_>, settings: &Settings) -> bool {
+    let port = uri.port.unwrap_or(DEFAULT_PORT);
+    match literal_ip(uri.host) {
+        Some(ip) => settings.own_addresses.contains(&SocketAddr::new(ip, port)),
+        None => {
+            uri.host.eq_ignore_ascii_case(settings.host.as_bytes())
+                && (uri.port.is_none() || settings.own_addresses.iter().any(|own| own.port() == port))
+        }
+    }
+}
+
+/// True when the Request-URI is something a user can be found by.
+pub fn is_routable(uri: &Uri<'_>) -> bool {
+    uri.scheme != Scheme::Other
+}
+
+/// Tolerance when an Expires is checked against the clock (SPEC PM-3a).
+const EXPIRY_TOLERANCE_SECONDS: i64 = 5;
+/// A Date further ahead of our clock than this is not believed.
+const DATE_AHEAD_SECONDS_MAX: i64 = 300;
+/// Nor is one further back.
+const DATE_BACK_SECONDS_MAX: i64 = 366 * 86_400;
+
+/// Until when a message is worth delivering.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Validity {
+    /// The Expires header's moment; `None` without the header.
+    pub until: Option<UnixMillis>,
+    /// The moment has passed, tolerance included (PM-3).
+    pub expired: bool,
+}
+
+/// Reads Expires against Date, or against the clock where there is no sane Date (PM-3a, RFC 3428 §7).
+pub fn validity(message: &Message<'_>, now: UnixMillis) -> Validity {
+    let Some(seconds) = message.value(Name::Expires).and_then(delta_seconds) else {
+        return Validity { until: None, expired: false };
+    };
+    let base = date(message)
+        .filter(|date| {
+            date.0 <= now.plus_seconds(DATE_AHEAD_SECONDS_MAX).0 && date.0 >= now.plus_seconds(-DATE_BACK_SECONDS_MAX).0
+        })
+        .unwrap_or(now);
+    let until = base.plus_seconds(i64::from(seconds));
+    Validity { until: Some(until), expired: now > until.plus_seconds(EXPIRY_TOLERANCE_SECONDS) }
+}
+
+/// The Date header.
+///
+/// RFC 3261 §20.17.
+pub fn date(message: &Message<'_>) -> Option<UnixMillis> {
+    let text = std::str::from_utf8(message.value(Name::Date)?).ok()?;
+    let time = httpdate::parse_http_date(text).ok()?;
+    let since = time.duration_since(std::time::UNIX_EPOCH).ok()?;
+    Some(UnixMillis(i64::try_from(since.as_millis()).ok()?))
+}
+
+/// True when a sent-by names this peer, by name or by address and port.
+pub fn names_host(host: &[u8], port: Option<u16>, peer_host: &str, peer: SocketAddr) -> bool {
+    match literal_ip(host) {
+        Some(ip) => SocketAddr::new(ip, port.unwrap_or(DEFAULT_PORT)) == peer,
+        None => host.eq_ignore_ascii_case(peer_host.as_bytes()),
+    }
+}

@@ -1,0 +1,746 @@
+//! A shard's SIP transactions: matching, retransmission and timers around the machines of `sip::transaction`.
+//!
+//! The table knows nothing of CPM: it says whether a request is new, and whose a response is.
+
+use super::effect::{Effect, Socket, StreamTarget};
+use super::input::{Source, Transport};
+use crate::base::id::{ShardId, Ticket};
+use crate::base::limits::{CLIENT_TRANSACTION_COUNT_MAX, SERVER_TRANSACTION_COUNT_MAX};
+use crate::base::rng::Rng;
+use crate::base::slots::{SlotId, Slots};
+use crate::base::time::Instant;
+use crate::base::timer_wheel::TimerWheel;
+use crate::metrics::counters::ShardMetrics;
+use crate::metrics::names::Counter;
+use crate::sip::header::via::Via;
+use crate::sip::message::{Envelope, Message};
+use crate::sip::transaction::{
+    Action, InviteServer, NonInviteClient, NonInviteServer, Reliability, Send as SendWhat, Tell,
+};
+use crate::sip::transport::{ViaStamp, exceeds_datagram, response_address};
+use bytes::Bytes;
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
+use std::collections::VecDeque;
+use std::hash::{BuildHasher, Hasher};
+use std::io::Write;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// A server transaction.
+pub type ServerId = SlotId;
+/// A client transaction.
+pub type ClientId = SlotId;
+
+/// What a [`Ticket`] of a core stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waiting {
+    /// Nobody: the answer only counts.
+    Nobody,
+    /// A client transaction.
+    Client(ClientId),
+    /// A message or registration in progress.
+    Job(SlotId),
+    /// A user whose deferred messages are being delivered.
+    Delivery(SlotId),
+    /// The sweep of expired messages.
+    Sweep,
+}
+
+impl Waiting {
+    /// Packs it.
+    pub fn ticket(self) -> Ticket {
+        let (kind, id) = match self {
+            Self::Nobody => (0, SlotId::default()),
+            Self::Client(id) => (1, id),
+            Self::Job(id) => (2, id),
+            Self::Delivery(id) => (3, id),
+            Self::Sweep => (4, SlotId::default()),
+        };
+        Ticket(kind << 60 | u64::from(id.generation) << 32 | u64::from(id.slot))
+    }
+
+    /// Unpacks it.
+    pub fn of(ticket: Ticket) -> Self {
+        let id = SlotId { slot: ticket.0 as u32, generation: (ticket.0 >> 32) as u32 & ((1 << 28) - 1) };
+        match ticket.0 >> 60 {
+            1 => Self::Client(id),
+            2 => Self::Job(id),
+            3 => Self::Delivery(id),
+            4 => Self::Sweep,
+            _ => Self::Nobody,
+        }
+    }
+}
+
+/// The way back to whoever sent a request.
+#[derive(Clone, Copy, Debug)]
+pub struct ReplyPath {
+    /// Where the request came from.
+    pub source: Source,
+    /// Where a datagram, or a new connection, goes.
+    pub to: SocketAddr,
+    /// What the request's topmost Via gains.
+    pub stamp: ViaStamp,
+}
+
+impl ReplyPath {
+    /// Reads it from the topmost Via. RFC 3261 §18.2.
+    pub fn of(via: &Via<'_>, source: Source) -> Self {
+        Self { source, to: response_address(via, source.peer), stamp: ViaStamp::of(via, source.peer) }
+    }
+
+    fn reliability(&self) -> Reliability {
+        match self.source.transport {
+            Transport::Udp => Reliability::Unreliable,
+            Transport::Tcp => Reliability::Reliable,
+        }
+    }
+
+    /// The effect that sends a response.
+    pub fn send(&self, bytes: Bytes) -> Effect {
+        match self.source.conn {
+            None => {
+                Effect::SendDatagram { socket: Socket::WellKnown, listener: self.source.listener, to: self.to, bytes }
+            }
+            Some((shard, conn)) => Effect::SendStream {
+                to: StreamTarget::Connection { shard, conn, fallback: self.to },
+                listener: self.source.listener,
+                bytes,
+                ticket: None,
+            },
+        }
+    }
+}
+
+/// What makes a request one: the key of RFC 3261 §17.2.3, hashed with a secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServerKey(u128);
+
+/// Whether a request is new to the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// It is, and this is its transaction.
+    New(ServerId),
+    /// The same request came on another path before (RFC 3261 §8.2.2.2); this transaction answers it.
+    Merged(ServerId),
+    /// No room, and nothing completed that could go.
+    Full,
+}
+
+enum ServerMachine {
+    NonInvite(NonInviteServer),
+    Invite(InviteServer),
+}
+
+struct Server {
+    key: ServerKey,
+    merged: Option<u128>,
+    machine: ServerMachine,
+    path: ReplyPath,
+    response: Bytes,
+    started: Instant,
+    completed: bool,
+    /// When the wheel looks at the transaction next.
+    armed: Option<Instant>,
+}
+
+/// Whose a client transaction is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// A message being forwarded.
+    Job(SlotId),
+    /// A deferred message being delivered.
+    Delivery(SlotId),
+    /// A notification of our own, which nobody waits for.
+    Notice,
+}
+
+/// Where a request goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Destination {
+    /// The transport it leaves over.
+    pub transport: Transport,
+    /// The address.
+    pub to: SocketAddr,
+    /// Index of the listening address it leaves from.
+    pub listener: u8,
+    /// It left over a stream for its size alone, and goes as a datagram if no stream can be had (RFC 3261 §18.1.1).
+    pub sized_up: bool,
+}
+
+struct Client {
+    nonce: u64,
+    machine: Option<NonInviteClient>,
+    owner: Owner,
+    destination: Destination,
+    request: Bytes,
+    started: Instant,
+    /// When the wheel looks at the transaction next.
+    armed: Option<Instant>,
+}
+
+/// What a client transaction has to say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// A provisional response.
+    Provisional,
+    /// The final response.
+    Final,
+    /// No final response in 64·T1.
+    TimedOut,
+    /// The request could not be sent.
+    Unsendable,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Timed {
+    Server(ServerId),
+    Client(ClientId),
+}
+
+/// Passes a hash on as it is: keys are hashes already.
+#[derive(Default)]
+struct Ready(u64);
+
+impl Hasher for Ready {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.0 ^= u64::from_ne_bytes(word);
+        }
+    }
+    fn write_u128(&mut self, value: u128) {
+        self.0 = value as u64;
+    }
+}
+
+type Index = HashMap<u128, SlotId, std::hash::BuildHasherDefault<Ready>>;
+
+/// The table.
+pub struct Transactions {
+    shard: ShardId,
+    seeds: [FixedState; 2],
+    servers: Slots<Server>,
+    by_key: Index,
+    by_merged: Index,
+    completed: VecDeque<ServerId>,
+    clients: Slots<Client>,
+    wheel: TimerWheel<Timed>,
+    metrics: Arc<ShardMetrics>,
+}
+
+/// Bytes of a branch of ours: cookie, mark, shard, slot, nonce, loop mark.
+const BRANCH_LEN: usize = 9 + 4 + 8 + 16 + 8;
+const BRANCH_PREFIX: &[u8] = b"z9hG4bKrp";
+
+/// A branch of ours, read back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OwnBranch {
+    /// The shard whose transaction it names.
+    pub shard: ShardId,
+    slot: u32,
+    nonce: u64,
+    /// The hash of what must differ for the request to be no loop.
+    pub loop_mark: u32,
+}
+
+impl OwnBranch {
+    /// Reads a branch; `None` if it is not of our making.
+    pub fn parse(branch: &[u8]) -> Option<Self> {
+        let hex = branch.strip_prefix(BRANCH_PREFIX)?;
+        if branch.len() != BRANCH_LEN || !hex.is_ascii() {
+            return None;
+        }
+        let hex = std::str::from_utf8(hex).ok()?;
+        Some(Self {
+            shard: ShardId(u16::from_str_radix(&hex[..4], 16).ok()?),
+            slot: u32::from_str_radix(&hex[4..12], 16).ok()?,
+            nonce: u64::from_str_radix(&hex[12..28], 16).ok()?,
+            loop_mark: u32::from_str_radix(&hex[28..], 16).ok()?,
+        })
+    }
+}
+
+impl Transactions {
+    /// An empty table.
+    pub fn new(shard: ShardId, seed: u64, now: Instant, metrics: Arc<ShardMetrics>) -> Self {
+        Self {
+            shard,
+            seeds: [FixedState::with_seed(seed), FixedState::with_seed(seed.rotate_left(32) ^ 0x5bd1_e995)],
+            servers: Slots::new(SERVER_TRANSACTION_COUNT_MAX),
+            by_key: Index::default(),
+            by_merged: Index::default(),
+            completed: VecDeque::new(),
+            clients: Slots::new(CLIENT_TRANSACTION_COUNT_MAX),
+            wheel: TimerWheel::new(now),
+            metrics,
+        }
+    }
+
+    /// Server and client transactions in the table.
+    pub fn counts(&self) -> (usize, usize) {
+        (self.servers.len(), self.clients.len())
+    }
+
+    fn hash(&self, parts: &[&[u8]]) -> u128 {
+        let [a, b] = &self.seeds;
+        let (mut a, mut b) = (a.build_hasher(), b.build_hasher());
+        for part in parts {
+            a.write(part);
+            a.write_usize(part.len());
+            b.write(part);
+            b.write_usize(part.len());
+        }
+        u128::from(a.finish()) << 64 | u128::from(b.finish())
+    }
+
+    /// The key of a request; an ACK has the key of its INVITE. RFC 3261 §17.2.3.
+    pub fn key(&self, message: &Message<'_>, envelope: &Envelope<'_>, method: &[u8]) -> ServerKey {
+        let method = if method == b"ACK" { b"INVITE" } else { method };
+        let via = &envelope.via;
+        let port = via.port.unwrap_or(crate::sip::transport::DEFAULT_PORT).to_be_bytes();
+        if via.has_magic_cookie() {
+            let mut host = [0u8; 64];
+            let len = via.host.len().min(host.len());
+            host[..len].copy_from_slice(&via.host[..len]);
+            host[..len].make_ascii_lowercase();
+            return ServerKey(self.hash(&[via.branch.unwrap_or_default(), &host[..len], &port, method]));
+        }
+        // RFC 2543 matching: Request-URI, From tag, Call-ID, CSeq number and the whole topmost Via.
+        ServerKey(self.hash(&[
+            message.request_uri().unwrap_or_default(),
+            envelope.from_tag,
+            envelope.call_id,
+            &envelope.cseq.to_be_bytes(),
+            via.text,
+            method,
+        ]))
+    }
+
+    /// A tag that is the same for every answer to one request. RFC 3261 §8.2.6.2 (stateless servers need this).
+    pub fn to_tag(&self, key: ServerKey) -> [u8; 16] {
+        let mut tag = [0u8; 16];
+        let _ = write!(&mut tag[..], "{:016x}", (key.0 >> 64) as u64 ^ (key.0 as u64).rotate_left(17));
+        tag
+    }
+
+    /// The transaction that a request belongs to.
+    pub fn find(&self, key: ServerKey) -> Option<ServerId> {
+        self.by_key.get(&key.0).copied()
+    }
+
+    /// Takes a repeated request: the last response leaves again. RFC 3261 §17.2.
+    pub fn on_repeat(&mut self, id: ServerId, now: Instant, out: &mut VecDeque<Effect>) {
+        self.drive_server(id, out, |machine| match machine {
+            ServerMachine::NonInvite(machine) => machine.on_request(now),
+            ServerMachine::Invite(machine) => machine.on_request(now),
+        });
+    }
+
+    /// Takes an ACK for a final response to an INVITE. RFC 3261 §17.2.1.
+    pub fn on_ack(&mut self, id: ServerId, now: Instant, out: &mut VecDeque<Effect>) {
+        self.drive_server(id, out, |machine| match machine {
+            ServerMachine::NonInvite(_) => Action::default(),
+            ServerMachine::Invite(machine) => machine.on_ack(now),
+        });
+    }
+
+    /// Makes a transaction for a new request.
+    pub fn admit(
+        &mut self,
+        key: ServerKey,
+        message: &Message<'_>,
+        envelope: &Envelope<'_>,
+        path: ReplyPath,
+        now: Instant,
+    ) -> Admission {
+        debug_assert!(self.find(key).is_none(), "only a new request is admitted");
+        let method = message.method().unwrap_or_default();
+        // RFC 3261 §8.2.2.2; the Request-URI is part of it, since a fork to two users we serve is no merge.
+        let merged = (envelope.to_tag.is_none() && method != b"CANCEL").then(|| {
+            self.hash(&[
+                envelope.from_tag,
+                envelope.call_id,
+                &envelope.cseq.to_be_bytes(),
+                method,
+                message.request_uri().unwrap_or_default(),
+            ])
+        });
+        let is_merged = merged.is_some_and(|hash| self.by_merged.contains_key(&hash));
+        let machine = if method == b"INVITE" {
+            ServerMachine::Invite(InviteServer::new(path.reliability()))
+        } else {
+            ServerMachine::NonInvite(NonInviteServer::new(path.reliability()))
+        };
+        let server = Server {
+            key,
+            merged: merged.filter(|_| !is_merged),
+            machine,
+            path,
+            response: Bytes::new(),
+            started: now,
+            completed: false,
+            armed: None,
+        };
+        if self.servers.is_full() && !self.evict_completed() {
+            return Admission::Full;
+        }
+        let merged = server.merged;
+        let Some(id) = self.servers.insert(server) else { return Admission::Full };
+        self.by_key.insert(key.0, id);
+        if let Some(hash) = merged {
+            self.by_merged.insert(hash, id);
+        }
+        if is_merged { Admission::Merged(id) } else { Admission::New(id) }
+    }
+
+    /// Makes room by ending the oldest completed transaction before its linger is over.
+    fn evict_completed(&mut self) -> bool {
+        while let Some(id) = self.completed.pop_front() {
+            if self.servers.get(id).is_some() {
+                self.remove_server(id);
+                self.metrics.count(Counter::TransactionEvicted);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// The way back of a transaction.
+    pub fn path(&self, id: ServerId) -> Option<ReplyPath> {
+        self.servers.get(id).map(|server| server.path)
+    }
+
+    /// The key of a transaction.
+    pub fn key_of(&self, id: ServerId) -> Option<ServerKey> {
+        self.servers.get(id).map(|server| server.key)
+    }
+
+    /// When a transaction's request came.
+    pub fn started(&self, id: ServerId) -> Option<Instant> {
+        self.servers.get(id).map(|server| server.started)
+    }
+
+    /// Sends a response through a transaction. RFC 3261 §17.2.
+    pub fn respond(&mut self, id: ServerId, status: u16, bytes: Bytes, now: Instant, out: &mut VecDeque<Effect>) {
+        let Some(server) = self.servers.get_mut(id) else { return };
+        server.response = bytes;
+        if status >= 200 && !server.completed {
+            server.completed = true;
+            self.completed.push_back(id);
+        }
+        self.metrics.response_sent(status);
+        self.drive_server(id, out, |machine| match machine {
+            ServerMachine::NonInvite(machine) => machine.on_send_response(status, now),
+            ServerMachine::Invite(machine) => machine.on_send_response(status, now),
+        });
+        self.arm(Timed::Server(id));
+    }
+
+    /// Ends a transaction that will never be answered (RFC 4320 §4.1 forbids a late 408).
+    pub fn abandon(&mut self, id: ServerId) {
+        self.remove_server(id);
+    }
+
+    fn drive_server(
+        &mut self,
+        id: ServerId,
+        out: &mut VecDeque<Effect>,
+        drive: impl FnOnce(&mut ServerMachine) -> Action,
+    ) {
+        let Some(server) = self.servers.get_mut(id) else { return };
+        let action = drive(&mut server.machine);
+        if action.send == SendWhat::Response && !server.response.is_empty() {
+            out.push_back(server.path.send(server.response.clone()));
+        }
+        if action.terminated {
+            self.remove_server(id);
+        }
+    }
+
+    fn remove_server(&mut self, id: ServerId) {
+        let Some(server) = self.servers.remove(id) else { return };
+        self.by_key.remove(&server.key.0);
+        if let Some(hash) = server.merged {
+            self.by_merged.remove(&hash);
+        }
+        while self.completed.front().is_some_and(|front| self.servers.get(*front).is_none()) {
+            self.completed.pop_front();
+        }
+    }
+
+    /// Reserves a client transaction, so that its branch can be written into the request.
+    pub fn reserve(&mut self, owner: Owner, destination: Destination, rng: &mut Rng, now: Instant) -> Option<ClientId> {
+        let nonce = rng.next_u64();
+        self.clients.insert(Client {
+            nonce,
+            machine: None,
+            owner,
+            destination,
+            request: Bytes::new(),
+            started: now,
+            armed: None,
+        })
+    }
+
+    /// Writes the Via of a reserved client transaction: own address and branch.
+    pub fn write_via(&self, id: ClientId, own: SocketAddr, loop_mark: u32, out: &mut Vec<u8>) {
+        let Some(client) = self.clients.get(id) else { return };
+        let transport = match client.destination.transport {
+            Transport::Udp => "UDP",
+            Transport::Tcp => "TCP",
+        };
+        out.extend_from_slice(b"SIP/2.0/");
+        out.extend_from_slice(transport.as_bytes());
+        let _ = write!(out, " {own};branch=");
+        out.extend_from_slice(BRANCH_PREFIX);
+        push_hex(out, u64::from(self.shard.0), 4);
+        push_hex(out, u64::from(id.slot), 8);
+        push_hex(out, client.nonce, 16);
+        push_hex(out, u64::from(loop_mark), 8);
+    }
+
+    /// Sends the request of a reserved client transaction. RFC 3261 §17.1.2.
+    ///
+    /// A request too large for a datagram leaves over a stream, and its Via says so (RFC 3261 §18.1.1).
+    pub fn launch(
+        &mut self,
+        id: ClientId,
+        request: &mut [u8],
+        path_mtu: usize,
+        now: Instant,
+        out: &mut VecDeque<Effect>,
+    ) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        debug_assert!(client.machine.is_none(), "a transaction is launched once");
+        if client.destination.transport == Transport::Udp && exceeds_datagram(request.len(), path_mtu) {
+            client.destination.transport = Transport::Tcp;
+            client.destination.sized_up = true;
+            rename_transport(request, *b"TCP");
+        }
+        client.request = Bytes::copy_from_slice(request);
+        self.start(id, now, out);
+    }
+
+    fn start(&mut self, id: ClientId, now: Instant, out: &mut VecDeque<Effect>) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        client.machine = Some(NonInviteClient::new(reliability(client.destination.transport), now));
+        client.started = now;
+        out.push_back(client.send(id));
+        self.arm(Timed::Client(id));
+    }
+
+    /// Takes a response: whose it is and what it means. RFC 3261 §17.1.3.
+    pub fn on_response(
+        &mut self,
+        branch: OwnBranch,
+        status: u16,
+        now: Instant,
+        out: &mut VecDeque<Effect>,
+    ) -> Option<(ClientId, Owner, Verdict, Instant)> {
+        let (id, client) = self.clients.at(branch.slot)?;
+        if client.nonce != branch.nonce {
+            return None;
+        }
+        let (owner, started) = (client.owner, client.started);
+        let tell = self.drive_client(id, out, |machine| machine.on_response(status, now))?;
+        self.arm(Timed::Client(id));
+        Some((id, owner, verdict(tell)?, started))
+    }
+
+    /// Takes the news that a request could not be sent; it leaves as a datagram if only its size had put it on a stream.
+    pub fn on_unsendable(
+        &mut self,
+        id: ClientId,
+        now: Instant,
+        out: &mut VecDeque<Effect>,
+    ) -> Option<(Owner, Verdict)> {
+        let client = self.clients.get_mut(id)?;
+        if client.destination.sized_up && client.destination.transport == Transport::Tcp {
+            client.destination.transport = Transport::Udp;
+            let mut request = client.request.to_vec();
+            rename_transport(&mut request, *b"UDP");
+            client.request = Bytes::from(request);
+            self.start(id, now, out);
+            return None;
+        }
+        let owner = client.owner;
+        let tell = self.drive_client(id, out, |machine| machine.on_transport_error())?;
+        Some((owner, verdict(tell)?))
+    }
+
+    /// Gives a reserved transaction up before its launch.
+    pub fn release(&mut self, id: ClientId) {
+        self.clients.remove(id);
+    }
+
+    fn drive_client(
+        &mut self,
+        id: ClientId,
+        out: &mut VecDeque<Effect>,
+        drive: impl FnOnce(&mut NonInviteClient) -> Action,
+    ) -> Option<Tell> {
+        let client = self.clients.get_mut(id)?;
+        let action = drive(client.machine.as_mut()?);
+        if action.send == SendWhat::Request {
+            out.push_back(client.send(id));
+        }
+        if matches!(action.tell, Tell::Final) {
+            // What is left of the transaction only absorbs repeated responses: the request is done.
+            client.request = Bytes::new();
+        }
+        if action.terminated {
+            self.clients.remove(id);
+        }
+        Some(action.tell)
+    }
+
+    /// Sees to it that the wheel looks at a transaction by its next deadline. An earlier look that is already due to
+    /// happen is enough: it re-arms.
+    fn arm(&mut self, timed: Timed) {
+        let Some(deadline) = self.deadline(timed) else { return };
+        let armed = match timed {
+            Timed::Server(id) => self.servers.get_mut(id).map(|server| &mut server.armed),
+            Timed::Client(id) => self.clients.get_mut(id).map(|client| &mut client.armed),
+        };
+        let Some(armed) = armed else { return };
+        if armed.is_none_or(|look| look > deadline) {
+            *armed = Some(deadline);
+            self.wheel.insert(deadline, timed);
+        }
+    }
+
+    fn disarm(&mut self, timed: Timed) {
+        match timed {
+            Timed::Server(id) => self.servers.get_mut(id).map(|server| server.armed = None),
+            Timed::Client(id) => self.clients.get_mut(id).map(|client| client.armed = None),
+        };
+    }
+
+    fn deadline(&self, timed: Timed) -> Option<Instant> {
+        let due = match timed {
+            Timed::Server(id) => match &self.servers.get(id)?.machine {
+                ServerMachine::NonInvite(machine) => machine.poll_timeout(),
+                ServerMachine::Invite(machine) => machine.poll_timeout(),
+            },
+            Timed::Client(id) => self.clients.get(id)?.machine.as_ref()?.poll_timeout(),
+        };
+        due.map(|(deadline, _)| deadline)
+    }
+
+    /// When the next timer may be due.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.wheel.next_deadline()
+    }
+
+    /// Fires one due timer; true while there may be more. News of a client transaction is put into `news`.
+    pub fn handle_timeout(
+        &mut self,
+        now: Instant,
+        out: &mut VecDeque<Effect>,
+        news: &mut Option<(Owner, Verdict)>,
+    ) -> bool {
+        let Some(timed) = self.wheel.pop_due(now) else { return false };
+        self.disarm(timed);
+        // Entries are never taken off the wheel: one that came too early, because its machine moved on, is put back.
+        match self.deadline(timed) {
+            None => return true,
+            Some(deadline) if deadline > now => {
+                self.arm(timed);
+                return true;
+            }
+            Some(_) => {}
+        }
+        match timed {
+            Timed::Server(id) => self.drive_server(id, out, |machine| match machine {
+                ServerMachine::NonInvite(machine) => machine.handle_timeout(now),
+                ServerMachine::Invite(machine) => machine.handle_timeout(now),
+            }),
+            Timed::Client(id) => {
+                let owner = self.clients.get(id).map(|client| client.owner);
+                let tell = self.drive_client(id, out, |machine| machine.handle_timeout(now));
+                if let (Some(owner), Some(verdict)) = (owner, tell.and_then(verdict)) {
+                    *news = Some((owner, verdict));
+                }
+            }
+        }
+        self.arm(timed);
+        true
+    }
+
+    /// Hash of what must differ between two visits of one request, or it loops. RFC 3261 §16.6 step 8.
+    pub fn loop_mark(&self, message: &Message<'_>, envelope: &Envelope<'_>, route: &[u8]) -> u32 {
+        self.hash(&[
+            message.request_uri().unwrap_or_default(),
+            envelope.from_tag,
+            envelope.to_tag.unwrap_or_default(),
+            envelope.call_id,
+            &envelope.cseq.to_be_bytes(),
+            route,
+        ]) as u32
+    }
+
+    /// The shard that owns a request: every request of one Call-ID goes to one shard. DESIGN §4.
+    pub fn owner_of(&self, call_id: &[u8], shard_count: u16) -> ShardId {
+        let mut hasher = self.seeds[0].build_hasher();
+        hasher.write(call_id);
+        ShardId(((u128::from(hasher.finish()) * u128::from(shard_count)) >> 64) as u16)
+    }
+
+    /// A hash for rare uses, such as generated message ids.
+    pub fn digest(&self, parts: &[&[u8]]) -> u128 {
+        self.hash(parts)
+    }
+}
+
+impl Client {
+    fn send(&self, id: ClientId) -> Effect {
+        let Destination { transport, to, listener, .. } = self.destination;
+        match transport {
+            Transport::Udp => Effect::SendDatagram { socket: Socket::Own, listener, to, bytes: self.request.clone() },
+            Transport::Tcp => Effect::SendStream {
+                to: StreamTarget::Peer(to),
+                listener,
+                bytes: self.request.clone(),
+                ticket: Some(Waiting::Client(id).ticket()),
+            },
+        }
+    }
+}
+
+/// Changes the transport that the topmost Via, ours, names; it is the first to name one.
+fn rename_transport(request: &mut [u8], transport: [u8; 3]) {
+    const BEFORE: &[u8] = b"\r\nVia: SIP/2.0/";
+    if let Some(at) = memchr::memmem::find(request, BEFORE) {
+        request[at + BEFORE.len()..][..3].copy_from_slice(&transport);
+    }
+}
+
+fn reliability(transport: Transport) -> Reliability {
+    match transport {
+        Transport::Udp => Reliability::Unreliable,
+        Transport::Tcp => Reliability::Reliable,
+    }
+}
+
+fn verdict(tell: Tell) -> Option<Verdict> {
+    Some(match tell {
+        Tell::Provisional => Verdict::Provisional,
+        Tell::Final => Verdict::Final,
+        Tell::TimedOut => Verdict::TimedOut,
+        Tell::TransportError => Verdict::Unsendable,
+        _ => return None,
+    })
+}
+
+fn push_hex(out: &mut Vec<u8>, value: u64, digits: u32) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    for place in (0..digits).rev() {
+        out.push(DIGITS[(value >> (4 * place) & 15) as usize]);
+    }
+}

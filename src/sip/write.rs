@@ -1,0 +1,381 @@
+//! Range-copy writer: a forwarded message is the received bytes with a few lines changed.
+//!
+//! Nothing is re-serialised that need not change: whole runs of header lines are copied in one piece.
+
+use super::header::list::{find_outside, params, split_first, trim};
+use super::header::via::Via;
+use super::message::Message;
+use super::scan::{Name, Start};
+use super::transport::ViaStamp;
+use std::io::Write;
+
+/// How a request changes on its way through a proxy.
+///
+/// RFC 3261 §16.6.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Forward<'a> {
+    /// The value of the Via to put on top.
+    pub via: &'a [u8],
+    /// What the former topmost Via gains.
+    pub stamp: ViaStamp,
+    /// The new Max-Forwards.
+    pub max_forwards: u32,
+    /// Route values to take off the top.
+    pub pop_routes: usize,
+    /// A Route value to put on top of what remains.
+    pub push_route: Option<&'a [u8]>,
+    /// A Request-URI in place of the received one.
+    pub request_uri: Option<&'a [u8]>,
+    /// A Route value to put at the end (the Request-URI, towards a strict router).
+    pub append_route: Option<&'a [u8]>,
+    /// Whole header lines, CRLF included, to put at the end of the header section.
+    pub extra: &'a [u8],
+    /// Fields to leave out.
+    pub drop: &'a [Name],
+}
+
+/// Writes a request as a proxy forwards it.
+///
+/// RFC 3261 §16.6.
+pub fn forward_request(out: &mut Vec<u8>, message: &Message<'_>, edit: &Forward<'_>) {
+    let Start::Request { method, uri } = message.scan.start else { return };
+    let bytes = message.bytes;
+    out.reserve(bytes.len() + edit.via.len() + edit.extra.len() + 256);
+    out.extend_from_slice(method.of(bytes));
+    out.push(b' ');
+    out.extend_from_slice(edit.request_uri.unwrap_or(uri.of(bytes)));
+    out.extend_from_slice(b" SIP/2.0\r\nVia: ");
+    out.extend_from_slice(edit.via);
+    out.extend_from_slice(b"\r\n");
+    if let Some(route) = edit.push_route {
+        line(out, "Route", route);
+    }
+    let mut copier = Copier::new(bytes);
+    let mut via_seen = false;
+    let mut hops_seen = false;
+    let mut routes_left = edit.pop_routes;
+    for field in &message.scan.fields {
+        match field.name {
+            Name::Via if !via_seen => {
+                via_seen = true;
+                if edit.stamp.is_empty() {
+                    copier.keep(out, field.line.start, field.line.end);
+                } else {
+                    copier.flush(out);
+                    let value = field.value.of(bytes);
+                    let (first, rest) = split_first(value);
+                    out.extend_from_slice(b"Via: ");
+                    match Via::parse(first) {
+                        Some(via) => write_stamped(out, &via, edit.stamp),
+                        None => out.extend_from_slice(first),
+                    }
+                    if let Some(rest) = rest {
+                        out.extend_from_slice(b", ");
+                        out.extend_from_slice(rest);
+                    }
+                    out.extend_from_slice(b"\r\n");
+                }
+            }
+            Name::MaxForwards => {
+                hops_seen = true;
+                copier.flush(out);
+                let _ = write!(out, "Max-Forwards: {}\r\n", edit.max_forwards);
+            }
+            Name::Route if routes_left > 0 => {
+                copier.flush(out);
+                let mut rest = Some(field.value.of(bytes));
+                while routes_left > 0
+                    && let Some(value) = rest
+                {
+                    let (first, tail) = split_first(value);
+                    rest = tail;
+                    routes_left -= usize::from(!first.is_empty());
+                }
+                if let Some(rest) = rest.filter(|rest| !trim(rest).is_empty()) {
+                    line(out, "Route", rest);
+                }
+            }
+            name if name != Name::Other && edit.drop.contains(&name) => {
+                copier.flush(out);
+            }
+            _ => copier.keep(out, field.line.start, field.line.end),
+        }
+    }
+    copier.flush(out);
+    if !hops_seen {
+        let _ = write!(out, "Max-Forwards: {}\r\n", edit.max_forwards);
+    }
+    if let Some(route) = edit.append_route {
+        line(out, "Route", route);
+    }
+    out.extend_from_slice(edit.extra);
+    finish(out, message);
+}
+
+/// Writes a response as a proxy passes it back: without the topmost Via, otherwise unchanged.
+///
+/// `status` puts another status code and reason phrase in place of the received ones. RFC 3261 §16.7.
+pub fn forward_response(out: &mut Vec<u8>, message: &Message<'_>, status: Option<(u16, &str)>) {
+    let Start::Response { status: received, reason } = message.scan.start else { return };
+    let bytes = message.bytes;
+    out.reserve(bytes.len() + 64);
+    match status {
+        Some((code, phrase)) => {
+            let _ = write!(out, "SIP/2.0 {code} {phrase}\r\n");
+        }
+        None => {
+            let _ = write!(out, "SIP/2.0 {received} ");
+            out.extend_from_slice(reason.of(bytes));
+            out.extend_from_slice(b"\r\n");
+        }
+    }
+    let mut copier = Copier::new(bytes);
+    let mut popped = false;
+    for field in &message.scan.fields {
+        if field.name == Name::Via && !popped {
+            popped = true;
+            copier.flush(out);
+            if let (_, Some(rest)) = split_first(field.value.of(bytes)) {
+                line(out, "Via", rest);
+            }
+        } else {
+            copier.keep(out, field.line.start, field.line.end);
+        }
+    }
+    copier.flush(out);
+    finish(out, message);
+}
+
+/// What a response of our own says besides what it copies from the request.
+///
+/// RFC 3261 §8.2.6.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Response<'a> {
+    /// The status code.
+    pub status: u16,
+    /// The reason phrase.
+    pub reason: &'a str,
+    /// The tag for To when the request has none.
+    pub to_tag: &'a [u8],
+    /// What the topmost Via gains.
+    pub stamp: ViaStamp,
+    /// Whole header lines, CRLF included.
+    pub extra: &'a [u8],
+}
+
+/// Writes a response of our own to a request: Via, From, To with a tag, Call-ID and CSeq copied, no body.
+///
+/// RFC 3261 §8.2.6.
+pub fn response(out: &mut Vec<u8>, request: &Message<'_>, response: &Response<'_>) {
+    let bytes = request.bytes;
+    let _ = write!(out, "SIP/2.0 {} {}\r\n", response.status, response.reason);
+    let mut stamped = false;
+    for field in request.scan.all(Name::Via) {
+        let value = field.value.of(bytes);
+        out.extend_from_slice(b"Via: ");
+        if stamped || response.stamp.is_empty() {
+            out.extend_from_slice(value);
+        } else {
+            let (first, rest) = split_first(value);
+            match Via::parse(first) {
+                Some(via) => write_stamped(out, &via, response.stamp),
+                None => out.extend_from_slice(first),
+            }
+            if let Some(rest) = rest {
+                out.extend_from_slice(b", ");
+                out.extend_from_slice(rest);
+            }
+        }
+        stamped = true;
+        out.extend_from_slice(b"\r\n");
+    }
+    for name in [Name::From, Name::To, Name::CallId, Name::CSeq] {
+        let Some(value) = request.value(name) else { continue };
+        out.extend_from_slice(name.as_str().as_bytes());
+        out.extend_from_slice(b": ");
+        out.extend_from_slice(value);
+        if name == Name::To && !response.to_tag.is_empty() && super::header::address::tag(value).is_none() {
+            out.extend_from_slice(b";tag=");
+            out.extend_from_slice(response.to_tag);
+        }
+        out.extend_from_slice(b"\r\n");
+    }
+    if response.status == 100
+        && let Some(value) = request.value(Name::RecordedTimestamp)
+    {
+        line(out, "Timestamp", value);
+    }
+    out.extend_from_slice(response.extra);
+    out.extend_from_slice(b"Content-Length: 0\r\n\r\n");
+}
+
+/// Writes one header line.
+///
+/// RFC 3261 §7.3.
+pub fn line(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Writes a Via value with `received` and `rport` as this hop saw them, whatever the sender claimed.
+///
+/// RFC 3261 §18.2.1, RFC 3581 §4.
+fn write_stamped(out: &mut Vec<u8>, via: &Via<'_>, stamp: ViaStamp) {
+    let text = via.text;
+    let Some(semicolon) = find_outside(text, b';') else {
+        out.extend_from_slice(text);
+        write_stamp(out, stamp);
+        return;
+    };
+    out.extend_from_slice(trim(&text[..semicolon]));
+    for param in params(&text[semicolon..]) {
+        if param.is("received") || param.is("rport") {
+            continue;
+        }
+        out.push(b';');
+        out.extend_from_slice(param.name);
+        if let Some(value) = param.value {
+            out.push(b'=');
+            out.extend_from_slice(value);
+        }
+    }
+    write_stamp(out, stamp);
+}
+
+fn write_stamp(out: &mut Vec<u8>, stamp: ViaStamp) {
+    if let Some(received) = stamp.received {
+        let _ = write!(out, ";received={received}");
+    }
+    if let Some(rport) = stamp.rport {
+        let _ = write!(out, ";rport={rport}");
+    }
+}
+
+/// The empty line and the body; on a message without Content-Length, that too (RFC 3261 §18.3 wants it on streams).
+fn finish(out: &mut Vec<u8>, message: &Message<'_>) {
+    if !message.scan.has_content_length() {
+        let _ = write!(out, "Content-Length: {}\r\n", message.body().len());
+    }
+    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(message.body());
+}
+
+/// Gathers neighbouring lines so that they are copied in one piece.
+struct Copier<'a> {
+    bytes: &'a [u8],
+    run: Option<(u32, u32)>,
+}
+
+impl<'a> Copier<'a> {
+    fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, run: None }
+    }
+
+    fn keep(&mut self, out: &mut Vec<u8>, start: u32, end: u32) {
+        match &mut self.run {
+            Some((_, run_end)) if *run_end == start => *run_end = end,
+            _ => {
+                self.flush(out);
+                self.run = Some((start, end));
+            }
+        }
+    }
+
+    fn flush(&mut self, out: &mut Vec<u8>) {
+        if let Some((start, end)) = self.run.take() {
+            let text = &self.bytes[start as usize..end as usize];
+            out.extend_from_slice(text);
+            // A last line that the datagram cut off is still one line.
+            if !text.ends_with(b"\n") {
+                out.extend_from_slice(b"\r\n");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sip::scan::Scan;
+
+    const REQUEST: &str = "MESSAGE sip:bob@b SIP/2.0\r\nVia: SIP/2.0/UDP a:5;branch=z9hG4bK1;rport, SIP/2.0/UDP c\r\n\
+        Route: <sip:term@pf;lr>, <sip:x@scscf;lr>\r\nRoute: <sip:y;lr>\r\nMax-Forwards: 70\r\nX-Any: kept,  as is\r\n\
+        From: <sip:a@a>;tag=1\r\nTo: <sip:b@b>\r\nCall-ID: 1\r\nCSeq: 1 MESSAGE\r\nContent-Length: 2\r\n\r\nhi";
+
+    fn forwarded(edit: &Forward<'_>) -> String {
+        let mut scan = Scan::default();
+        scan.scan(REQUEST.as_bytes()).unwrap();
+        let mut out = Vec::new();
+        forward_request(&mut out, &Message { bytes: REQUEST.as_bytes(), scan: &scan }, edit);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_forwarded_request_changes_only_what_a_proxy_changes() {
+        let stamp = ViaStamp { received: Some("192.0.2.1".parse().unwrap()), rport: Some(9) };
+        let edit = Forward {
+            via: b"SIP/2.0/UDP pf;branch=z9hG4bK2",
+            stamp,
+            max_forwards: 69,
+            pop_routes: 1,
+            ..Forward::default()
+        };
+        assert_eq!(
+            forwarded(&edit),
+            "MESSAGE sip:bob@b SIP/2.0\r\nVia: SIP/2.0/UDP pf;branch=z9hG4bK2\r\n\
+             Via: SIP/2.0/UDP a:5;branch=z9hG4bK1;received=192.0.2.1;rport=9, SIP/2.0/UDP c\r\n\
+             Route: <sip:x@scscf;lr>\r\nRoute: <sip:y;lr>\r\nMax-Forwards: 69\r\nX-Any: kept,  as is\r\n\
+             From: <sip:a@a>;tag=1\r\nTo: <sip:b@b>\r\nCall-ID: 1\r\nCSeq: 1 MESSAGE\r\nContent-Length: 2\r\n\r\nhi"
+        );
+    }
+
+    #[test]
+    fn routes_pop_across_fields_and_extras_come_last() {
+        let edit = Forward {
+            via: b"v",
+            max_forwards: 1,
+            pop_routes: 2,
+            push_route: Some(b"<sip:isf;lr>"),
+            extra: b"Accept-Contact: *\r\n",
+            drop: &[Name::CSeq],
+            ..Forward::default()
+        };
+        let text = forwarded(&edit);
+        assert!(text.contains("Via: v\r\nRoute: <sip:isf;lr>\r\nVia: "), "{text}");
+        assert!(!text.contains("CSeq"), "{text}");
+        assert!(!text.contains("scscf") && text.contains("Route: <sip:y;lr>\r\n"), "{text}");
+        assert!(text.contains("Content-Length: 2\r\nAccept-Contact: *\r\n\r\nhi"), "{text}");
+    }
+
+    #[test]
+    fn a_response_loses_its_topmost_via_even_inside_a_list() {
+        let text = "SIP/2.0 200 Fine indeed\r\nv: SIP/2.0/UDP pf;branch=1 , SIP/2.0/UDP a;branch=2\r\nVia: SIP/2.0/UDP b\r\n\
+                    To: x\r\n\r\nbody";
+        let mut scan = Scan::default();
+        scan.scan(text.as_bytes()).unwrap();
+        let mut out = Vec::new();
+        forward_response(&mut out, &Message { bytes: text.as_bytes(), scan: &scan }, None);
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "SIP/2.0 200 Fine indeed\r\nVia: SIP/2.0/UDP a;branch=2\r\nVia: SIP/2.0/UDP b\r\nTo: x\r\n\
+             Content-Length: 4\r\n\r\nbody"
+        );
+    }
+
+    #[test]
+    fn our_own_responses_copy_what_they_must() {
+        let mut scan = Scan::default();
+        scan.scan(REQUEST.as_bytes()).unwrap();
+        let mut out = Vec::new();
+        let ours =
+            Response { status: 403, reason: "Forbidden", to_tag: b"t", extra: b"Server: s\r\n", ..Response::default() };
+        response(&mut out, &Message { bytes: REQUEST.as_bytes(), scan: &scan }, &ours);
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "SIP/2.0 403 Forbidden\r\nVia: SIP/2.0/UDP a:5;branch=z9hG4bK1;rport, SIP/2.0/UDP c\r\nFrom: <sip:a@a>;tag=1\r\n\
+             To: <sip:b@b>;tag=t\r\nCall-ID: 1\r\nCSeq: 1 MESSAGE\r\nServer: s\r\nContent-Length: 0\r\n\r\n"
+        );
+    }
+}

@@ -1,0 +1,638 @@
+//! One thread's ring: requests in, completions out.
+
+use super::addr::{self, RAW_ADDR_LEN};
+use super::buffers::{BufferPlan, Lease, Pool};
+use super::eventfd::EventFd;
+use super::op::{Connecting, DatagramSend, Slots, StreamSend, empty_header};
+use bytes::Bytes;
+use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
+use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
+use socket2::SockRef;
+use std::collections::VecDeque;
+use std::io;
+use std::mem::ManuallyDrop;
+use std::net::{Shutdown, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::time::Duration;
+
+/// Names whose request completed: a slot of the caller's table and how often it was given out before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Token {
+    /// The slot, below 2^24.
+    pub slot: u32,
+    /// The generation: a completion of an earlier one is a late completion, and harmless.
+    pub generation: u32,
+}
+
+/// What completed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// A stream connection came in.
+    Accept = 1,
+    /// A datagram came in.
+    Datagram,
+    /// Stream bytes came in; none means that the peer has sent its last.
+    Stream,
+    /// A datagram left or failed. Only failures are reported.
+    SendDatagram,
+    /// Stream bytes left or failed.
+    SendStream,
+    /// A connection was opened or failed.
+    Connect,
+    /// Another thread wants attention.
+    Wake,
+    /// Closing, cancelling: nobody waits for these.
+    Unwatched,
+}
+
+/// One completion, copied out of the ring.
+#[derive(Debug)]
+pub struct Completion {
+    /// What completed.
+    pub kind: Kind,
+    /// Whose it is.
+    pub token: Token,
+    /// The kernel's answer, as a count, or its error number.
+    pub result: Result<u32, i32>,
+    /// The buffer that it filled; to be given back with [`Ring::recycle`].
+    pub lease: Option<Lease>,
+    /// The connection that came in.
+    pub fd: Option<OwnedFd>,
+    /// False when a multishot request has ended and must be armed again.
+    pub more: bool,
+}
+
+/// A received datagram, still in the ring's buffer.
+#[derive(Clone, Copy, Debug)]
+pub struct Datagram<'a> {
+    /// Where it came from.
+    pub peer: SocketAddr,
+    /// The payload.
+    pub payload: &'a [u8],
+    /// True when the buffer was too small for it.
+    pub truncated: bool,
+}
+
+/// A connection attempt in the kernel's hands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectHandle(u32);
+
+/// What [`Ring::reap`] settled by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reaped {
+    /// Datagrams that left.
+    pub datagrams_sent: u64,
+}
+
+/// The shape of a ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RingPlan {
+    /// Requests per submission.
+    pub submission_count: u32,
+    /// Completions held by the ring itself; more are held by the kernel.
+    pub completion_count: u32,
+    /// Buffers for datagrams.
+    pub datagrams: BufferPlan,
+    /// Buffers for streams.
+    pub streams: BufferPlan,
+    /// Datagrams in the kernel's hands; further ones are refused.
+    pub datagram_send_count_max: usize,
+    /// Stream sends and connection attempts in the kernel's hands, each.
+    pub stream_send_count_max: usize,
+}
+
+/// Bytes before a datagram's payload in its buffer: the kernel's header and the sender's address.
+pub const DATAGRAM_PREFIX_LEN: usize = RECEIVED_HEADER_LEN + RAW_ADDR_LEN;
+
+/// Length of the kernel's `struct io_uring_recvmsg_out`.
+const RECEIVED_HEADER_LEN: usize = 16;
+
+/// Buffers of one `sendmsg`.
+pub const BATCH_COUNT_MAX: usize = 64;
+
+const DATAGRAM_GROUP: u16 = 0;
+const STREAM_GROUP: u16 = 1;
+
+/// Everything that submitted requests point to.
+struct Memory {
+    datagrams: Pool,
+    streams: Pool,
+    datagram_sends: Slots<DatagramSend>,
+    stream_sends: Slots<StreamSend>,
+    connects: Slots<Connecting>,
+    /// Says how much room multishot recvmsg leaves for the sender's address.
+    header: Slots<libc::msghdr>,
+    /// Where the eventfd's counter is read to.
+    wakes: Slots<u64>,
+}
+
+/// A ring and the memory of its requests. Lives and dies on one thread.
+pub struct Ring {
+    ring: ManuallyDrop<IoUring>,
+    memory: ManuallyDrop<Memory>,
+    /// Requests that found the submission queue full, in order.
+    backlog: VecDeque<squeue::Entry>,
+    /// Requests that will complete at least once more.
+    in_flight: usize,
+    /// Datagrams and stream bytes in the kernel's hands.
+    sends_in_flight: usize,
+    /// Sends pushed since the last submission: nearly all complete during it.
+    sends_pushed: usize,
+    enter_flags: EnterFlags,
+    min_wait: bool,
+}
+
+impl Ring {
+    /// Makes a ring for the calling thread.
+    pub fn new(plan: RingPlan) -> io::Result<Self> {
+        let ring = build(plan.submission_count, plan.completion_count)?;
+        let params = ring.params();
+        let mut enter_flags = EnterFlags::EXT_ARG | EnterFlags::GETEVENTS;
+        if params.is_feature_no_iowait() {
+            // An idle shard is idle, not waiting for a disk.
+            enter_flags |= EnterFlags::NO_IOWAIT;
+        }
+        let min_wait = params.is_feature_min_timeout();
+        let memory = Memory {
+            datagrams: Pool::register(&ring.submitter(), DATAGRAM_GROUP, plan.datagrams)?,
+            streams: Pool::register(&ring.submitter(), STREAM_GROUP, plan.streams)?,
+            datagram_sends: Slots::new(plan.datagram_send_count_max, DatagramSend::empty),
+            stream_sends: Slots::new(plan.stream_send_count_max, StreamSend::empty),
+            connects: Slots::new(plan.stream_send_count_max, Connecting::empty),
+            header: Slots::new(1, empty_header),
+            wakes: Slots::new(1, || 0),
+        };
+        let mut ring = Self {
+            ring: ManuallyDrop::new(ring),
+            memory: ManuallyDrop::new(memory),
+            backlog: VecDeque::new(),
+            in_flight: 0,
+            sends_in_flight: 0,
+            sends_pushed: 0,
+            enter_flags,
+            min_wait,
+        };
+        let (_, header) = ring.memory.header.take().expect("the table is new");
+        header.msg_namelen = RAW_ADDR_LEN as libc::socklen_t;
+        ring.memory.wakes.take().expect("the table is new");
+        Ok(ring)
+    }
+
+    /// Accepts connections until told otherwise: a [`Kind::Accept`] for each.
+    ///
+    /// A descriptor given to the ring must stay open until [`Ring::close`] or until its requests have completed.
+    pub fn accept(&mut self, listener: impl AsFd, token: Token) {
+        let entry = opcode::AcceptMulti::new(Fd(listener.as_fd().as_raw_fd())).flags(libc::SOCK_CLOEXEC).build();
+        // SAFETY: a multishot accept points to no memory.
+        unsafe { self.push(entry, Kind::Accept, token) };
+    }
+
+    /// Receives datagrams until told otherwise: a [`Kind::Datagram`] for each.
+    pub fn receive_datagrams(&mut self, socket: impl AsFd, token: Token) {
+        let header = std::ptr::from_mut(self.memory.header.value(0));
+        let entry = opcode::RecvMsgMulti::new(Fd(socket.as_fd().as_raw_fd()), header, DATAGRAM_GROUP).build();
+        // SAFETY: the header stays in place as long as the ring, and the buffers belong to the group.
+        unsafe { self.push(entry, Kind::Datagram, token) };
+    }
+
+    /// Receives stream bytes until told otherwise: a [`Kind::Stream`] for each piece.
+    pub fn receive_stream(&mut self, stream: impl AsFd, token: Token) {
+        let entry = opcode::RecvMulti::new(Fd(stream.as_fd().as_raw_fd()), STREAM_GROUP).build();
+        // SAFETY: the buffers belong to the group, which lives as long as the ring.
+        unsafe { self.push(entry, Kind::Stream, token) };
+    }
+
+    /// Sends a datagram, or gives it back when too many are in the kernel's hands.
+    pub fn send_datagram(&mut self, socket: impl AsFd, to: SocketAddr, bytes: Bytes) -> Result<(), Bytes> {
+        let Some((slot, send)) = self.memory.datagram_sends.take() else { return Err(bytes) };
+        let (addr, addr_len) = addr::RawAddr::new(to);
+        send.addr = addr;
+        send.bytes = bytes;
+        let len = u32::try_from(send.bytes.len()).unwrap_or(u32::MAX);
+        let entry = opcode::Send::new(Fd(socket.as_fd().as_raw_fd()), send.bytes.as_ptr(), len)
+            .dest_addr((&raw const send.addr).cast())
+            .dest_addr_len(addr_len)
+            .flags(libc::MSG_NOSIGNAL)
+            .build();
+        // SAFETY: the slot keeps payload and address where they are until the completion releases it.
+        unsafe { self.push(entry, Kind::SendDatagram, Token { slot, generation: 0 }) };
+        self.sends_in_flight += 1;
+        self.sends_pushed += 1;
+        Ok(())
+    }
+
+    /// Sends a batch into a stream as one request, or says false when too many are in the kernel's hands. The answer is
+    /// a [`Kind::SendStream`] with the count of bytes that left, which may be fewer than all.
+    pub fn send_stream(&mut self, stream: impl AsFd, token: Token, batch: impl Iterator<Item = Bytes>) -> bool {
+        let Some((slot, send)) = self.memory.stream_sends.take() else { return false };
+        send.token = token;
+        send.bytes.extend(batch.take(BATCH_COUNT_MAX));
+        assert!(!send.bytes.is_empty(), "a batch holds at least one buffer");
+        let fd = Fd(stream.as_fd().as_raw_fd());
+        // WAITALL makes the kernel go on by itself when the socket takes only a part.
+        let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
+        let entry = match send.bytes.as_slice() {
+            [only] if u32::try_from(only.len()).is_ok() => {
+                opcode::Send::new(fd, only.as_ptr(), only.len() as u32).flags(flags).build()
+            }
+            _ => opcode::SendMsg::new(fd, send.gather()).flags(flags as u32).build(),
+        };
+        // SAFETY: the slot keeps bytes, vectors and header where they are until the completion releases it.
+        unsafe { self.push(entry, Kind::SendStream, Token { slot, generation: 0 }) };
+        self.sends_in_flight += 1;
+        self.sends_pushed += 1;
+        true
+    }
+
+    /// Opens a connection; `None` when too many are being opened. The answer is a [`Kind::Connect`].
+    pub fn connect(&mut self, stream: impl AsFd, to: SocketAddr, token: Token) -> Option<ConnectHandle> {
+        let (slot, connecting) = self.memory.connects.take()?;
+        connecting.set(token, to);
+        let addr = (&raw const connecting.addr).cast();
+        let entry = opcode::Connect::new(Fd(stream.as_fd().as_raw_fd()), addr, connecting.len).build();
+        // SAFETY: the slot keeps the address where it is until the completion releases it.
+        unsafe { self.push(entry, Kind::Connect, Token { slot, generation: 0 }) };
+        Some(ConnectHandle(slot))
+    }
+
+    /// Gives a connection attempt up. Its [`Kind::Connect`] still arrives, mostly with an error. Only valid until then.
+    pub fn abandon(&mut self, connect: ConnectHandle) {
+        let user_data = pack(Kind::Connect, Token { slot: connect.0, generation: 0 });
+        self.push_unwatched(opcode::AsyncCancel::new(user_data).build());
+    }
+
+    /// Waits for an eventfd to be raised, once: a [`Kind::Wake`].
+    pub fn wait_for(&mut self, eventfd: &EventFd) {
+        let counter = std::ptr::from_mut(self.memory.wakes.value(0)).cast();
+        let entry = opcode::Read::new(Fd(eventfd.as_fd().as_raw_fd()), counter, size_of::<u64>() as u32).build();
+        // SAFETY: the counter stays in place as long as the ring and nothing else reads or writes it.
+        unsafe { self.push(entry, Kind::Wake, Token::default()) };
+    }
+
+    /// Closes a stream after everything pushed before, and ends its receives and held-up sends.
+    ///
+    /// These complete soon after, with the token that they were given.
+    pub fn close(&mut self, stream: impl Into<OwnedFd>) {
+        let stream = stream.into();
+        // A request holds the file open; the shut-down is what ends it. (Cancelling by descriptor would walk over the
+        // requests of every connection, and the ring's own shut-down operation goes through a worker thread.) It fails
+        // only when the connection has ended already, which ends the requests, too.
+        let _ = SockRef::from(&stream).shutdown(Shutdown::Both);
+        self.push_unwatched(opcode::Close::new(Fd(stream.into_raw_fd())).build());
+    }
+
+    /// Ends every request on a descriptor that stays open. Costs a walk over all requests.
+    pub fn cancel(&mut self, fd: impl AsFd) {
+        let fd = Fd(fd.as_fd().as_raw_fd());
+        self.push_unwatched(opcode::AsyncCancel2::new(CancelBuilder::fd(fd).all()).build());
+    }
+
+    /// What a completion's buffer holds.
+    pub fn stream_bytes(&self, lease: &Lease) -> &[u8] {
+        assert_eq!(lease.group, STREAM_GROUP);
+        self.memory.streams.bytes(lease)
+    }
+
+    /// The datagram in a completion's buffer; `None` if the kernel wrote no address that we know.
+    pub fn datagram(&self, lease: &Lease) -> Option<Datagram<'_>> {
+        assert_eq!(lease.group, DATAGRAM_GROUP);
+        let bytes = self.memory.datagrams.bytes(lease);
+        let (header, rest) = bytes.split_at_checked(RECEIVED_HEADER_LEN)?;
+        let (name, payload) = rest.split_at_checked(RAW_ADDR_LEN)?;
+        // struct io_uring_recvmsg_out: namelen, controllen, payloadlen, flags.
+        let flags = u32::from_ne_bytes(header[12..16].try_into().expect("four bytes"));
+        Some(Datagram { peer: addr::parse(name)?, payload, truncated: flags & libc::MSG_TRUNC as u32 != 0 })
+    }
+
+    /// Gives a buffer back.
+    pub fn recycle(&mut self, lease: Lease) {
+        match lease.group {
+            DATAGRAM_GROUP => self.memory.datagrams.recycle(lease),
+            _ => self.memory.streams.recycle(lease),
+        }
+    }
+
+    /// Requests that send and have not completed.
+    pub const fn sends_in_flight(&self) -> usize {
+        self.sends_in_flight
+    }
+
+    /// Copies out at most `count_max` completions. The memory of those that sent is free again.
+    pub fn reap(&mut self, out: &mut Vec<Completion>, count_max: usize) -> Reaped {
+        let mut reaped = Reaped::default();
+        let Self { ring, memory, in_flight, sends_in_flight, .. } = self;
+        for entry in ring.completion().take(count_max) {
+            let Some((kind, mut token)) = unpack(entry.user_data()) else { continue };
+            if kind == Kind::Unwatched {
+                continue;
+            }
+            let result = u32::try_from(entry.result()).map_err(|_| -entry.result());
+            let more = cqueue::more(entry.flags());
+            *in_flight -= usize::from(!more);
+            let mut lease = None;
+            let mut fd = None;
+            match kind {
+                Kind::SendDatagram => {
+                    *sends_in_flight -= 1;
+                    memory.datagram_sends.value(token.slot).bytes = Bytes::new();
+                    memory.datagram_sends.release(token.slot);
+                    if result.is_ok() {
+                        reaped.datagrams_sent += 1;
+                        continue;
+                    }
+                }
+                Kind::SendStream => {
+                    *sends_in_flight -= 1;
+                    let send = memory.stream_sends.value(token.slot);
+                    send.clear();
+                    let slot = std::mem::replace(&mut token, send.token).slot;
+                    memory.stream_sends.release(slot);
+                }
+                Kind::Connect => {
+                    let slot = token.slot;
+                    token = memory.connects.value(slot).token;
+                    memory.connects.release(slot);
+                }
+                Kind::Datagram | Kind::Stream => {
+                    let pool = if kind == Kind::Datagram { &mut memory.datagrams } else { &mut memory.streams };
+                    let len = result.unwrap_or(0) as usize;
+                    lease = cqueue::buffer_select(entry.flags()).map(|buffer| pool.lease(buffer, len));
+                }
+                Kind::Accept => {
+                    // SAFETY: the kernel made this descriptor for us and says so once.
+                    fd = result.ok().map(|fd| unsafe { OwnedFd::from_raw_fd(fd as i32) });
+                }
+                Kind::Wake | Kind::Unwatched => {}
+            }
+            out.push(Completion { kind, token, result, lease, fd, more });
+        }
+        reaped
+    }
+
+    /// True when completions wait to be reaped.
+    pub fn has_completions(&mut self) -> bool {
+        !self.ring.completion().is_empty()
+    }
+
+    /// Submits everything pushed; with a time, also waits until a request completes or the time is over.
+    pub fn submit(&mut self, wait: Option<Duration>) -> io::Result<()> {
+        self.memory.datagrams.publish();
+        self.memory.streams.publish();
+        loop {
+            {
+                let mut queue = self.ring.submission();
+                while !queue.is_full()
+                    && let Some(entry) = self.backlog.pop_front()
+                {
+                    // SAFETY: the entry was pushed under the promise of `push`.
+                    unsafe { queue.push(&entry) }.expect("the queue is not full");
+                }
+            }
+            if self.backlog.is_empty() {
+                break;
+            }
+            self.enter(0, None)?;
+        }
+        let sends = std::mem::take(&mut self.sends_pushed);
+        match wait {
+            None => self.enter(0, None),
+            // Sends complete while they are submitted: waiting for one completion more saves a turn that would only
+            // see them. A send that the peer holds up ends this after `MIN_WAIT`.
+            Some(time) if self.min_wait => self.enter(sends + 1, Some(time)),
+            Some(time) => self.enter(1, Some(time)),
+        }
+    }
+
+    fn enter(&mut self, want: usize, wait: Option<Duration>) -> io::Result<()> {
+        let len = self.ring.submission().len();
+        let mut args = SubmitArgs::new();
+        if want > 1 {
+            args = args.min_wait_usec(MIN_WAIT_US);
+        }
+        let time = Timespec::from(wait.unwrap_or(Duration::ZERO));
+        let args = if wait.is_some() { args.timespec(&time) } else { args };
+        // SAFETY: the queued entries were pushed under the promise of `push`; the argument is the structure that
+        // EXT_ARG asks for, and it and the time it points to outlive the call.
+        let entered =
+            unsafe { self.ring.submitter().enter(len as u32, want as u32, self.enter_flags.bits(), Some(&args)) };
+        match entered {
+            Ok(_) => Ok(()),
+            Err(error) => match error.raw_os_error() {
+                // Over time, interrupted, or the kernel asks to reap first: the caller's next turn does.
+                Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => Ok(()),
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// Queues a request.
+    ///
+    /// # Safety
+    ///
+    /// Everything that the entry points to stays valid and in place until its last completion.
+    unsafe fn push(&mut self, entry: squeue::Entry, kind: Kind, token: Token) {
+        self.in_flight += 1;
+        // SAFETY: the caller's promise.
+        unsafe { self.push_entry(entry.user_data(pack(kind, token))) };
+    }
+
+    /// Queues a request without memory whose success nobody waits for.
+    fn push_unwatched(&mut self, entry: squeue::Entry) {
+        let entry = entry.flags(squeue::Flags::SKIP_SUCCESS).user_data(pack(Kind::Unwatched, Token::default()));
+        // SAFETY: cancel and close point to no memory.
+        unsafe { self.push_entry(entry) };
+    }
+
+    /// # Safety
+    ///
+    /// As for [`Ring::push`].
+    unsafe fn push_entry(&mut self, entry: squeue::Entry) {
+        // SAFETY: the caller's promise; an entry that does not fit waits in the backlog under the same promise.
+        if !self.backlog.is_empty() || unsafe { self.ring.submission().push(&entry) }.is_err() {
+            self.backlog.push_back(entry);
+        }
+    }
+}
+
+/// How long a wait for sends and one completion more goes on before the sends alone are enough.
+const MIN_WAIT_US: u32 = 100;
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        // The kernel must be done with the memory before it is freed.
+        let _ = self.submit(None);
+        let _ =
+            self.ring.submitter().register_sync_cancel(Some(Timespec::from(QUIESCE_TIME)), CancelBuilder::any().all());
+        let mut completions = Vec::new();
+        for _ in 0..QUIESCE_TURNS {
+            if self.in_flight == 0 {
+                break;
+            }
+            if self.submit(Some(QUIESCE_TIME / QUIESCE_TURNS)).is_err() {
+                break;
+            }
+            self.reap(&mut completions, usize::MAX);
+            completions.clear();
+        }
+        // SAFETY: neither is used again. Memory that a request may still point to is leaked rather than freed.
+        unsafe {
+            ManuallyDrop::drop(&mut self.ring);
+            if self.in_flight == 0 {
+                ManuallyDrop::drop(&mut self.memory);
+            }
+        }
+    }
+}
+
+const QUIESCE_TIME: Duration = Duration::from_millis(1000);
+const QUIESCE_TURNS: u32 = 100;
+
+/// A ring for the calling thread, with the set-up that the appliance relies on.
+pub(super) fn build(submission_count: u32, completion_count: u32) -> io::Result<IoUring> {
+    let mut builder = IoUring::builder();
+    builder
+        .setup_single_issuer()
+        .setup_defer_taskrun()
+        .setup_coop_taskrun()
+        .setup_submit_all()
+        .setup_clamp()
+        .setup_cqsize(completion_count)
+        .dontfork();
+    builder.build(submission_count)
+}
+
+fn pack(kind: Kind, token: Token) -> u64 {
+    debug_assert!(token.slot < 1 << 24, "slots are below 2^24");
+    (kind as u64) << 56 | u64::from(token.slot & 0x00FF_FFFF) << 32 | u64::from(token.generation)
+}
+
+fn unpack(user_data: u64) -> Option<(Kind, Token)> {
+    let kind = match user_data >> 56 {
+        1 => Kind::Accept,
+        2 => Kind::Datagram,
+        3 => Kind::Stream,
+        4 => Kind::SendDatagram,
+        5 => Kind::SendStream,
+        6 => Kind::Connect,
+        7 => Kind::Wake,
+        8 => Kind::Unwatched,
+        _ => return None,
+    };
+    Some((kind, Token { slot: (user_data >> 32) as u32 & 0x00FF_FFFF, generation: user_data as u32 }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::UdpSocket;
+
+    #[test]
+    fn a_token_survives_the_way_through_the_kernel() {
+        let token = Token { slot: 0x00AB_CDEF, generation: 0xFFFF_FFFE };
+        assert_eq!(unpack(pack(Kind::Connect, token)), Some((Kind::Connect, token)));
+        assert_eq!(unpack(0), None);
+    }
+
+    #[test]
+    fn an_empty_buffer_group_ends_the_receive_and_loses_nothing() {
+        let mut ring = Ring::new(small()).unwrap();
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
+        for number in 0..6u8 {
+            peer.send_to(&[number; 32], socket.local_addr().unwrap()).unwrap();
+        }
+        let token = Token { slot: 3, generation: 9 };
+        ring.receive_datagrams(&socket, token);
+        let mut held = Vec::new();
+        while !held.iter().any(|completion: &Completion| !completion.more) {
+            wait(&mut ring, &mut held);
+        }
+        let ended = held.pop().unwrap();
+        assert_eq!((ended.result, ended.token), (Err(libc::ENOBUFS), token));
+        assert_eq!(held.len(), 4, "one for each buffer");
+        for (number, completion) in held.into_iter().enumerate() {
+            let lease = completion.lease.unwrap();
+            let datagram = ring.datagram(&lease).unwrap();
+            assert_eq!(datagram.payload, [number as u8; 32]);
+            assert_eq!(datagram.peer, peer.local_addr().unwrap());
+            assert!(!datagram.truncated);
+            ring.recycle(lease);
+        }
+        ring.receive_datagrams(&socket, token);
+        let mut rest = Vec::new();
+        while rest.len() < 2 {
+            wait(&mut ring, &mut rest);
+        }
+        assert_eq!(ring.datagram(rest[1].lease.as_ref().unwrap()).unwrap().payload, [5; 32]);
+    }
+
+    #[test]
+    fn a_datagram_larger_than_its_buffer_is_called_truncated() {
+        let mut ring = Ring::new(small()).unwrap();
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        UdpSocket::bind("127.0.0.1:0").unwrap().send_to(&[7; 500], socket.local_addr().unwrap()).unwrap();
+        ring.receive_datagrams(&socket, Token::default());
+        let mut completions = Vec::new();
+        wait(&mut ring, &mut completions);
+        let lease = completions[0].lease.take().unwrap();
+        assert!(ring.datagram(&lease).unwrap().truncated);
+        ring.recycle(lease);
+    }
+
+    #[test]
+    fn sends_are_bounded_and_their_slots_return() {
+        let mut ring = Ring::new(RingPlan { datagram_send_count_max: 1, ..small() }).unwrap();
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let to = socket.local_addr().unwrap();
+        let mut sent = 0;
+        while ring.send_datagram(&socket, to, Bytes::from_static(b"x")).is_ok() {
+            sent += 1;
+        }
+        assert!(sent >= 1);
+        let mut left = 0;
+        while left < sent {
+            ring.submit(Some(Duration::from_secs(1))).unwrap();
+            left += ring.reap(&mut Vec::new(), 4096).datagrams_sent;
+        }
+        assert_eq!(ring.sends_in_flight(), 0);
+        assert!(ring.send_datagram(&socket, to, Bytes::from_static(b"x")).is_ok());
+    }
+
+    #[test]
+    fn an_eventfd_ends_a_wait() {
+        use crate::base::mailbox::Wake;
+        let mut ring = Ring::new(small()).unwrap();
+        let eventfd = EventFd::new().unwrap();
+        ring.wait_for(&eventfd);
+        eventfd.wake();
+        let mut completions = Vec::new();
+        wait(&mut ring, &mut completions);
+        assert_eq!(completions[0].kind, Kind::Wake);
+    }
+
+    fn small() -> RingPlan {
+        let buffers = BufferPlan { count: 4, len: 256, stride: 256 };
+        RingPlan {
+            submission_count: 8,
+            completion_count: 64,
+            datagrams: buffers,
+            streams: buffers,
+            datagram_send_count_max: 64,
+            stream_send_count_max: 64,
+        }
+    }
+
+    /// Waits, in bounded time, for at least one completion.
+    fn wait(ring: &mut Ring, completions: &mut Vec<Completion>) {
+        let before = completions.len();
+        for _ in 0..100 {
+            ring.submit(Some(Duration::from_millis(100))).unwrap();
+            ring.reap(completions, usize::MAX);
+            if completions.len() > before {
+                return;
+            }
+        }
+        panic!("nothing completed within ten seconds");
+    }
+}

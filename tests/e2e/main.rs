@@ -1,0 +1,21 @@
+//! The appliance from its user's side: the real binary, real sockets, SIP endpoints with a codec of their own.
+//!
+//! No test looks inside. Absence ("nothing is forwarded") is proven by a later message that must be the first to
+//! arrive on the same path, never by waiting.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod acceptance;
+mod deferral;
+mod forking;
+mod interworking;
+mod operation;
+mod registration;
+mod sharding;
+mod sip_rules;
+mod stage;
+mod tools;
+mod torture;
+mod transport;
+mod xcap;
