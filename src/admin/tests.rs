@@ -554,8 +554,7 @@ fn the_admin_api_shows_what_the_store_holds() {
 
 #[test]
 fn the_metrics_page_leaves_out_what_does_not_answer() {
-    let server =
-        Server::with(Restored::default(), Patience { scrape: Duration::from_secs(1), ..Patience::default() });
+    let server = Server::with(Restored::default(), Patience { scrape: Duration::from_secs(1), ..Patience::default() });
     server.shards[1].add(Counter::RequestMessage, 3);
     server.bench.store.answer_with(|_| Ok(Reply::Levels(Levels { deferred: 4, ..Levels::default() })));
     let page = server.get("/metrics");
