@@ -7,8 +7,8 @@
 //! | 0 | [`base`] | words every room shares: time, handles, bounds, mailboxes |
 //! | 1 | [`metrics`], [`sip`], [`cpim`] | counters; SIP; message bodies |
 //! | 2 | [`participating`] | what CPM says: policy, preferences, pager mode, deferral |
-//! | 3 | [`store`], [`control`], [`config`], [`uring`], [`documents`] | disk, subscribers, settings, kernel, XML |
-//! | 4 | [`shard`] | a per-core worker: ring in, cores, ring out |
+//! | 3 | [`store`], [`documents`], [`config`], [`uring`] | disk, XML, settings, kernel |
+//! | 4 | [`control`], [`shard`] | subscribers and who changes them; a per-core worker: ring in, cores, ring out |
 //! | 5 | [`admin`] | XCAP root, admin API, metrics over HTTP |
 //! | 6 | [`appliance`] | everything started and stopped in order |
 //! | 7 | [`demo`] | the main job in one command |
