@@ -70,8 +70,10 @@ impl Appliance {
         let shard_count = config.shard_count();
         let sockets = attempt("sip.listen ", shard::bind(&config.sip.listen, config.sip.shard_port, shard_count))?;
         let sip = sockets.first().map(|first| first.iter().map(|one| one.well_known).collect()).unwrap_or_default();
-        let listener = TcpListener::bind(config.http.listen).and_then(|listener| Ok((listener.local_addr()?, listener)));
-        let (http, listener) = attempt(&format!("http.listen {}: ", config.http.listen), listener.map_err(links::plain))?;
+        let listener =
+            TcpListener::bind(config.http.listen).and_then(|listener| Ok((listener.local_addr()?, listener)));
+        let (http, listener) =
+            attempt(&format!("http.listen {}: ", config.http.listen), listener.map_err(links::plain))?;
 
         let options = Options {
             data_dir: config.store.data_dir.clone(),
@@ -110,7 +112,8 @@ impl Appliance {
         );
 
         let metrics: Vec<Arc<ShardMetrics>> = (0..shard_count).map(|_| Arc::default()).collect();
-        let shared = Shared { doors: &doors, store: &store_mailbox, control: &control_mailbox, subscribers: &subscribers };
+        let shared =
+            Shared { doors: &doors, store: &store_mailbox, control: &control_mailbox, subscribers: &subscribers };
         let shards = start_shards(config, sockets, &metrics, &shared)?;
 
         let admin_stop = Stop::default();

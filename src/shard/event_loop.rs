@@ -118,9 +118,7 @@ impl<C: Core> Shard<C> {
         self.settle_streams();
         self.rearm_all();
         if let Some(until) = self.stopping {
-            let silent = self.ring.sends_in_flight() == 0
-                && self.streams.egress_len() == 0
-                && self.core.is_settled();
+            let silent = self.ring.sends_in_flight() == 0 && self.streams.egress_len() == 0 && self.core.is_settled();
             if (silent && !more_mail && !more_effects) || self.now.at >= until {
                 return true;
             }

@@ -46,6 +46,12 @@ impl Config {
         self
     }
 
+    /// Sets a key that may hold dots itself.
+    pub fn set_in(mut self, section: &str, key: &str, value: &str) -> Self {
+        self.sections.entry(section.into()).or_default().insert(format!("{key:?}"), value.into());
+        self
+    }
+
     /// Leaves `section.key` to its default.
     pub fn unset(mut self, path: &str) -> Self {
         let (section, key) = path.rsplit_once('.').expect("a path is section.key");
