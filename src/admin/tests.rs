@@ -341,9 +341,9 @@ fn garbage_is_answered_or_closed_and_harms_nobody() {
 #[test]
 fn clients_that_dawdle_are_shut_out_and_others_are_served() {
     let patience = Patience {
-        request: Duration::from_millis(400),
-        body: Duration::from_millis(150),
-        idle: Duration::from_millis(400),
+        request: Duration::from_millis(1500),
+        body: Duration::from_millis(100),
+        idle: Duration::from_millis(1500),
         ..Patience::default()
     };
     let server = Server::with(Restored::default(), patience);
@@ -554,8 +554,7 @@ fn the_admin_api_shows_what_the_store_holds() {
 
 #[test]
 fn the_metrics_page_leaves_out_what_does_not_answer() {
-    let server =
-        Server::with(Restored::default(), Patience { scrape: Duration::from_millis(100), ..Patience::default() });
+    let server = Server::with(Restored::default(), Patience { scrape: Duration::from_secs(1), ..Patience::default() });
     server.shards[1].add(Counter::RequestMessage, 3);
     server.bench.store.answer_with(|_| Ok(Reply::Levels(Levels { deferred: 4, ..Levels::default() })));
     let page = server.get("/metrics");

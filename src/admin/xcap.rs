@@ -58,7 +58,8 @@ enum Misplaced {
 /// Reads a path as RFC 4825 §6 writes them; the error is 400 for what is not a path, 404 for what is not here.
 fn locate(root: &str, path: &str) -> Result<Target, StatusCode> {
     const NOT_FOUND: StatusCode = StatusCode::NOT_FOUND;
-    let below = path.strip_prefix(root).and_then(|below| below.strip_prefix('/')).ok_or(NOT_FOUND)?;
+    let below =
+        path.strip_prefix(root.trim_end_matches('/')).and_then(|below| below.strip_prefix('/')).ok_or(NOT_FOUND)?;
     let mut segments = Vec::new();
     for segment in below.split('/') {
         if segments.len() == SEGMENT_COUNT_MAX {
@@ -120,10 +121,10 @@ fn get(
     let Some((etag, body)) = state.plane.document(usage, user) else {
         return Err(NO_DOCUMENT);
     };
-    let etag = (header::ETAG, quoted(&etag));
-    match preconditions.check(Some(etag.1.to_str().unwrap_or_default().trim_matches('"'))) {
-        Ok(()) => Ok(([etag, (header::CONTENT_TYPE, HeaderValue::from_static(usage.mime))], body).into_response()),
-        Err(Unmet::NoneMatch) => Ok((StatusCode::NOT_MODIFIED, [etag]).into_response()),
+    let tag = (header::ETAG, quoted(&etag));
+    match preconditions.check(Some(&etag)) {
+        Ok(()) => Ok(([tag, (header::CONTENT_TYPE, HeaderValue::from_static(usage.mime))], body).into_response()),
+        Err(Unmet::NoneMatch) => Ok((StatusCode::NOT_MODIFIED, [tag]).into_response()),
         Err(Unmet::Match) => Err(OTHER_VERSION),
     }
 }

@@ -181,8 +181,8 @@ impl<'a> Entity<'a> {
 /// A media type: `type/subtype` and its parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MediaType<'a> {
-    essence: &'a [u8],
-    slash: usize,
+    kind: &'a [u8],
+    subtype: &'a [u8],
     parameters: &'a [u8],
 }
 
@@ -190,43 +190,39 @@ impl<'a> MediaType<'a> {
     /// What an entity without Content-Type is.
     ///
     /// RFC 2045 §5.2.
-    pub const TEXT_PLAIN: MediaType<'static> = MediaType { essence: b"text/plain", slash: 4, parameters: b"" };
+    pub const TEXT_PLAIN: MediaType<'static> = MediaType { kind: b"text", subtype: b"plain", parameters: b"" };
     /// What a part of a `multipart/digest` without Content-Type is.
     ///
     /// RFC 2046 §5.1.5.
-    pub const MESSAGE_RFC822: MediaType<'static> = MediaType { essence: b"message/rfc822", slash: 7, parameters: b"" };
+    pub const MESSAGE_RFC822: MediaType<'static> = MediaType { kind: b"message", subtype: b"rfc822", parameters: b"" };
 
     /// Reads the value of a Content-Type header.
     ///
     /// RFC 2045 §5.1.
     pub fn parse(value: &'a [u8]) -> Option<Self> {
         let end = memchr(b';', value).unwrap_or(value.len());
-        let essence = value[..end].trim_ascii();
-        let slash = memchr(b'/', essence)?;
+        let slash = memchr(b'/', &value[..end])?;
+        // SIP lets white space stand around the slash (RFC 3261 §25.1, SLASH).
+        let (kind, subtype) = (value[..slash].trim_ascii(), value[slash + 1..end].trim_ascii());
         let is_token = |part: &[u8]| !part.is_empty() && part.iter().all(|byte| is_token_byte(*byte));
-        let valid = is_token(&essence[..slash]) && is_token(&essence[slash + 1..]);
-        valid.then(|| Self { essence, slash, parameters: &value[end..] })
-    }
-
-    /// `type/subtype`, as written.
-    ///
-    /// RFC 2045 §5.1.
-    pub const fn essence(&self) -> &'a [u8] {
-        self.essence
+        let valid = is_token(kind) && is_token(subtype);
+        valid.then(|| Self { kind, subtype, parameters: &value[end..] })
     }
 
     /// Compares `type/subtype` without regard to case; parameters do not count.
     ///
     /// RFC 2045 §5.1.
     pub fn is(&self, essence: &str) -> bool {
-        self.essence.eq_ignore_ascii_case(essence.as_bytes())
+        essence.split_once('/').is_some_and(|(kind, subtype)| {
+            self.kind.eq_ignore_ascii_case(kind.as_bytes()) && self.subtype.eq_ignore_ascii_case(subtype.as_bytes())
+        })
     }
 
     /// True for every `multipart` subtype.
     ///
     /// RFC 2046 §5.1.
     pub fn is_multipart(&self) -> bool {
-        self.essence[..self.slash].eq_ignore_ascii_case(b"multipart")
+        self.kind.eq_ignore_ascii_case(b"multipart")
     }
 
     /// True when a media range of an Accept header (`type/subtype`, `type/*` or `*/*`) covers the type.
@@ -235,7 +231,7 @@ impl<'a> MediaType<'a> {
     pub fn matches(&self, range: &str) -> bool {
         match range.strip_suffix("/*") {
             Some("*") => true,
-            Some(kind) => self.essence[..self.slash].eq_ignore_ascii_case(kind.as_bytes()),
+            Some(kind) => self.kind.eq_ignore_ascii_case(kind.as_bytes()),
             None => self.is(range),
         }
     }

@@ -50,9 +50,9 @@ impl<W: Write> Ladder<W> {
             false => line.write(left + 1, "<"),
         }
         writeln!(self.out, "{}", line.text())?;
-        for detail in details {
+        for text in details.iter().flat_map(|detail| wrap(detail, right - left - 6)) {
             let mut line = Line::with_bars();
-            line.write(left + 4, &shorten(detail, right - left - 6));
+            line.write(left + 4, &text);
             writeln!(self.out, "{}", line.text())?;
         }
         Ok(())
@@ -149,6 +149,23 @@ fn place(column: Column) -> usize {
     }
 }
 
+/// Breaks a text into a few lines of a width, where it can behind a separator.
+fn wrap(text: &str, width: usize) -> Vec<String> {
+    const INDENT: &str = "  ";
+    let mut lines = Vec::new();
+    let mut rest = text.to_owned();
+    while rest.chars().count() > width && lines.len() + 1 < DETAIL_LINES_MAX {
+        let fitting: String = rest.chars().take(width).collect();
+        // Not in front of the first third: a line that is nearly empty reads worse than a broken word.
+        let separator = fitting.rfind([' ', ',', ';']).filter(|at| *at > width / 3);
+        let end = separator.map_or(fitting.len(), |at| at + 1);
+        lines.push(shorten(rest[..end].trim_end(), width));
+        rest = format!("{INDENT}{}", rest[end..].trim_start());
+    }
+    lines.push(shorten(&rest, width));
+    lines
+}
+
 /// Cuts a text to a width, with two dots where something is missing; control characters become spaces.
 fn shorten(text: &str, width: usize) -> String {
     let clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
@@ -164,6 +181,7 @@ const SENDER: usize = 5;
 const RINGPOST: usize = 55;
 const CORE: usize = 105;
 const WIDTH: usize = 118;
+const DETAIL_LINES_MAX: usize = 3;
 
 #[cfg(test)]
 mod tests {
@@ -203,9 +221,16 @@ mod tests {
         });
         for line in text.lines() {
             assert_eq!(line.chars().nth(RINGPOST), Some('|'), "{line}");
-            assert!(line.contains(".."), "{line}");
         }
-        assert_eq!(text.lines().count(), 2);
+        assert!(text.lines().next().unwrap().contains("..") && text.lines().last().unwrap().contains(".."), "{text}");
+        assert_eq!(text.lines().count(), 1 + DETAIL_LINES_MAX);
+    }
+
+    #[test]
+    fn a_long_header_is_wrapped_behind_a_separator() {
+        let lines = wrap("Accept-Contact: *;+sip.instance=\"<urn:uuid:1>\";require;explicit", 44);
+        assert_eq!(lines, ["Accept-Contact: *;", "  +sip.instance=\"<urn:uuid:1>\";require;", "  explicit"]);
+        assert_eq!(wrap("Expires: 0", 44), ["Expires: 0"]);
     }
 
     #[test]

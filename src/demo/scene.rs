@@ -135,9 +135,8 @@ impl Scene {
         let shown = telling(&response, &["Warning", "Accept"]);
         self.draw(Column::Ringpost, Column::Sender, &title(&response), &shown)?;
         expect(status(&response) == expected, || format!("{} instead of {expected}", title(&response)))?;
-        expect(entries(&response, "Via") == entries(request, "Via") || entries(&response, "Via").len() == 1, || {
-            format!("the response has {} Via entries, one is the sender's", entries(&response, "Via").len())
-        })?;
+        let vias = entries(&response, "Via").len();
+        expect(vias == 1, || format!("the response has {vias} Via entries, one is the sender's"))?;
         Ok(response)
     }
 
@@ -210,9 +209,11 @@ impl Scene {
     /// One HTTP exchange, which must have this status.
     pub fn http(&mut self, method: &str, path: &str, body: Option<Body<'_>>, expected: u16) -> Result<Answer, String> {
         let answer = http::ask(self.http_address()?, method, path, body)?;
-        let etag = answer.header("etag");
-        let etag = if etag.is_empty() { String::new() } else { format!(", ETag {etag}") };
-        self.note(format_args!("{method} {path}: {}{etag}", answer.status))?;
+        let sent = match body {
+            Some(("text/plain", text)) => format!(" {}", String::from_utf8_lossy(text)),
+            _ => String::new(),
+        };
+        self.note(format_args!("{method} {path}{sent}: {}", answer.status))?;
         expect(answer.status == expected, || {
             format!("{method} {path}: {} instead of {expected}: {}", answer.status, answer.text())
         })?;

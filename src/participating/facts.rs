@@ -165,6 +165,8 @@ pub enum Case {
     Originating,
     /// Neither the Route nor P-Served-User says.
     Unsaid,
+    /// A Route that decides where the request goes cannot be read.
+    Unreadable,
 }
 
 /// A request's way: which case, what of the Route set is ours, what remains.
@@ -187,8 +189,10 @@ pub fn way<'a>(message: &Message<'a>, settings: &Settings) -> Way<'a> {
     let mut own_routes = 0;
     let mut next = None;
     for value in message.elements(Name::Route) {
-        let Some(route) = Address::parse(value) else { break };
-        let Ok(uri) = Uri::parse(route.uri) else { break };
+        let parsed = Address::parse(value).and_then(|route| Some((route, Uri::parse(route.uri).ok()?)));
+        let Some((route, uri)) = parsed else {
+            return Way { case: Case::Unreadable, own_routes, next, served };
+        };
         if own_routes < OWN_ROUTE_COUNT_MAX && is_own(&uri, settings) {
             own_routes += 1;
             case = match uri.user {

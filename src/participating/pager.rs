@@ -131,6 +131,11 @@ impl<D: Directory> Core<D> {
             return;
         }
         let way = facts::way(message, &self.settings);
+        if way.case == facts::Case::Unreadable {
+            self.metrics.count(Counter::RefusedMalformed);
+            self.respond(server, message, 400, "Bad Route", "", now);
+            return;
+        }
         if self.is_loop(message, envelope) {
             self.metrics.count(Counter::RefusedLoop);
             self.respond(server, message, 482, "Loop Detected", "", now);
@@ -303,7 +308,7 @@ impl<D: Directory> Core<D> {
         let way = facts::way(message, &self.settings);
         let case: &[u8] = match way.case {
             facts::Case::Originating => b"orig",
-            facts::Case::Terminating | facts::Case::Unsaid => b"term",
+            facts::Case::Terminating | facts::Case::Unsaid | facts::Case::Unreadable => b"term",
         };
         self.transactions.loop_mark(message, envelope, case)
     }

@@ -2,7 +2,7 @@
 
 use super::header::address::{self, Address};
 use super::header::cseq;
-use super::header::list::elements;
+use super::header::list::{elements, split_first};
 use super::header::via::Via;
 use super::scan::{Fault, Field, Name, Scan, Start};
 
@@ -181,6 +181,14 @@ impl<'a> Message<'a> {
                 return Err(RequestFault::Repeated(field.name));
             }
         }
+        // RFC 4475 §3.1.2.1: separators with nothing between them.
+        let torn = |field: &Field| {
+            let value = field.value.of(self.bytes);
+            memchr::memmem::find(value, b";;").is_some() || has_empty_element(value)
+        };
+        if self.scan.all(Name::Via).any(torn) {
+            return Err(RequestFault::Value(Name::Via));
+        }
         if envelope.call_id.is_empty() {
             return Err(RequestFault::Value(Name::CallId));
         }
@@ -204,6 +212,19 @@ impl<'a> Message<'a> {
         }
         Ok(envelope)
     }
+}
+
+/// True when a comma has nothing before or behind it.
+fn has_empty_element(value: &[u8]) -> bool {
+    let mut rest = Some(value);
+    while let Some(value) = rest {
+        let (first, tail) = split_first(value);
+        if first.is_empty() {
+            return true;
+        }
+        rest = tail;
+    }
+    false
 }
 
 /// Seconds of an Expires or like field; numbers beyond 32 bits count as the largest.

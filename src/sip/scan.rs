@@ -349,7 +349,10 @@ impl Scan {
                 }
             }
             if at > SIP_HEAD_LEN_MAX || self.fields.len() == SIP_HEADER_COUNT_MAX {
-                return Err(Fault::TooLarge);
+                // What was indexed so far is enough to answer.
+                self.note(Fault::TooLarge);
+                self.head_end = line_start as u32;
+                return Ok(bytes.len());
             }
             line_end = without_cr(bytes, line_start, line_end);
             self.field(bytes, line_start, line_end, at);

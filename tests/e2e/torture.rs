@@ -119,8 +119,7 @@ fn the_other_messages_of_rfc_4475_are_answered_or_dropped() {
         ("badbranch", "400/200"),
         ("baddate", "400/405"),
         ("baddn", "400/200"),
-        // Its Via and Contact are garbage; its method is not served either (RFC 3261 §8.2.1 comes first).
-        ("badinv01", "400/405/drop"),
+        ("badinv01", "400/drop"),
         ("badvers", "505/400/drop"),
         ("bcast", "drop"),
         ("bext01", "420"),
