@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// Files that may read the operating system's clock, and why.
 const CLOCK_READERS: [(&str, &str); 3] = [
     ("src/shard/clock.rs", "the one reader of the data path: shards hand time to the cores"),
-    ("src/store/writer.rs", "the store thread measures its commits"),
+    ("src/store/writer.rs", "times its commits and gathers a batch for a bounded while"),
     ("src/demo/", "plays the peers of the appliance, as tests do"),
 ];
 
@@ -207,6 +207,8 @@ fn the_readme_names_the_two_commands() {
 struct Source {
     path: String,
     text: String,
+    /// The file is a test module of its own.
+    is_test: bool,
 }
 
 impl Source {
@@ -229,8 +231,7 @@ impl Source {
 
     /// How many lines come before the test module; whole files of tests have none.
     fn tests_start(&self) -> usize {
-        let name = self.path.rsplit('/').next().unwrap_or_default();
-        if name.starts_with("test") || self.is_test_module(name) {
+        if self.is_test {
             return 0;
         }
         let lines: Vec<&str> = self.text.lines().collect();
@@ -242,15 +243,6 @@ impl Source {
             Some(index) if !lines[index + 1].trim_end().ends_with(';') => index,
             _ => lines.len(),
         }
-    }
-
-    /// True when the room's door names the file under `#[cfg(test)]`.
-    fn is_test_module(&self, name: &str) -> bool {
-        let door = root().join(&self.path).with_file_name("mod.rs");
-        let door = std::fs::read_to_string(door).unwrap_or_default();
-        let declaration = format!("mod {};", name.trim_end_matches(".rs"));
-        let lines: Vec<&str> = door.lines().map(str::trim).collect();
-        lines.windows(2).any(|pair| pair[0] == "#[cfg(test)]" && pair[1].ends_with(&declaration))
     }
 
     fn is_test_line(&self, index: usize) -> bool {
@@ -294,11 +286,32 @@ fn files(dir: &Path, extensions: &[&str]) -> Vec<PathBuf> {
 }
 
 fn sources(dir: &str) -> Vec<Source> {
-    let read = |path: PathBuf| Source {
-        path: relative(&path),
-        text: std::fs::read_to_string(&path).expect("source is UTF-8"),
+    let read = |path: PathBuf| {
+        let text = std::fs::read_to_string(&path).expect("source is UTF-8");
+        Source { path: relative(&path), text, is_test: false }
     };
-    files(&root().join(dir), &["rs"]).into_iter().map(read).collect()
+    let mut sources: Vec<Source> = files(&root().join(dir), &["rs"]).into_iter().map(read).collect();
+    let tests: Vec<String> = sources.iter().flat_map(test_modules).collect();
+    for source in &mut sources {
+        source.is_test = tests.iter().any(|prefix| {
+            source.path.strip_prefix(prefix.as_str()).is_some_and(|rest| rest == ".rs" || rest.starts_with('/'))
+        });
+    }
+    sources
+}
+
+/// Where the modules live that a file declares for tests alone, without `.rs`.
+fn test_modules(source: &Source) -> Vec<String> {
+    let (dir, name) = source.path.rsplit_once('/').unwrap_or(("", &source.path));
+    let dir = if matches!(name, "mod.rs" | "lib.rs" | "main.rs") {
+        dir.to_owned()
+    } else {
+        format!("{dir}/{}", name.trim_end_matches(".rs"))
+    };
+    let lines: Vec<&str> = source.text.lines().map(str::trim).collect();
+    let pairs = lines.windows(2).filter(|pair| pair[0] == "#[cfg(test)]");
+    let modules = pairs.filter_map(|pair| pair[1].rsplit_once("mod ")?.1.strip_suffix(';'));
+    modules.map(|module| format!("{dir}/{module}")).collect()
 }
 
 /// The level of each room, from the table in src/lib.rs.

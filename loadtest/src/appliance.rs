@@ -22,6 +22,8 @@ pub struct Spawned {
 pub struct Setting<'a> {
     /// The binary.
     pub binary: &'a Path,
+    /// Folder below which its files live.
+    pub data_dir: &'a Path,
     /// The next hop, as a SIP URI.
     pub core: &'a str,
     /// Where it listens.
@@ -35,7 +37,7 @@ pub struct Setting<'a> {
 impl Spawned {
     /// Starts it on ports that the kernel chooses and waits for its ready line.
     pub fn start(setting: &Setting<'_>) -> Result<Self, String> {
-        let dir = std::env::temp_dir().join(format!("ringpost-loadtest-{}", std::process::id()));
+        let dir = setting.data_dir.join(format!("ringpost-loadtest-{}", std::process::id()));
         std::fs::create_dir_all(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
         let any_port = SocketAddr::new(setting.ip, 0);
         let config = format!(

@@ -62,6 +62,10 @@ pub struct Common {
     /// Start this binary with a configuration made for the measurement, on ports the kernel chooses.
     #[arg(long, value_name = "BINARY")]
     pub spawn: Option<PathBuf>,
+    /// Folder for the started appliance's store; a fresh one below it is used and removed. The system's temporary folder
+    /// may be memory, where a durable commit costs nothing.
+    #[arg(long, value_name = "FOLDER")]
+    pub data_dir: Option<PathBuf>,
     /// Shards of the started appliance.
     #[arg(long, default_value_t = 1)]
     pub shards: u16,

@@ -37,7 +37,10 @@ impl Stage {
             let transport = if common.transport == Transport::Udp { "udp" } else { "tcp" };
             let next_hop = format!("sip:{};transport={transport}", core.addr());
             let ip = common.target.ip();
-            let setting = Setting { binary, core: &next_hop, ip, shards: common.shards, pin: pins };
+            let temporary = std::env::temp_dir();
+            let data_dir = common.data_dir.as_deref().unwrap_or(&temporary);
+            println!("store below {}", data_dir.display());
+            let setting = Setting { binary, data_dir, core: &next_hop, ip, shards: common.shards, pin: pins };
             // A child starts on its parent's CPUs: one shard gets the first, with every helper thread of its process.
             if pins && common.shards == 1 {
                 core_affinity::set_for_current(cpus[0]);

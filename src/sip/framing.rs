@@ -1,4 +1,4 @@
-//! Message boundaries on streams.
+//! Message boundaries on streams. RFC 3261 §18.3.
 //!
 //! A stream carries messages one after another; `Content-Length` says where a body ends. The [`Framer`] looks at the
 //! bytes from the start of the current message and remembers how far it got, so that a peer that sends a byte at a time

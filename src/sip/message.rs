@@ -1,4 +1,4 @@
-//! Views on a scanned message: the headers that the product reads.
+//! Views on a scanned message: the headers that the product reads. RFC 3261 §7, §20.
 
 use super::header::address::{self, Address};
 use super::header::cseq;

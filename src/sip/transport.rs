@@ -1,4 +1,5 @@
 //! What travels where: `received` and `rport`, the way of a response, the size at which a request leaves over a stream.
+//! RFC 3261 §18, RFC 3581 §4.
 
 use super::header::via::Via;
 use std::net::{IpAddr, SocketAddr};

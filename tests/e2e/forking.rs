@@ -1,6 +1,7 @@
 //! Device selection (PM-6): one request per selected device, one final response for the sender (RFC 3261 §16.7).
 
 use crate::support::documents::*;
+use crate::support::eventually;
 use crate::support::message::Received;
 use crate::support::world::*;
 
@@ -96,6 +97,8 @@ fn a_decline_of_the_user_wins_over_failures_of_devices() {
 fn a_retransmission_does_not_fork_again() {
     let (mut world, sent, forks) = forked(VARIANTS[1], |preferences| preferences);
     world.alice.resend(&sent);
+    let repeats = || world.appliance.metric("ringpost_sip_request_retransmissions_total", &[]);
+    eventually("the repeat is absorbed", || (repeats() == 1).then_some(()));
     world.core.answer(&forks[0], 200);
     let response = world.alice.response(&sent);
     world.core.answer(&forks[1], 200);

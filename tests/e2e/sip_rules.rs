@@ -238,7 +238,7 @@ fn a_route_host_with_a_configured_address_is_followed() {
     let mut scscf = Endpoint::new();
     let addr = scscf.addr();
     let mut world = World::with(VARIANTS[0], |config| {
-        config.set("sip.hosts.\"scscf.home.example\"", &format!("\"{addr}\"")).set("shards.count", "2")
+        config.set_in("sip.hosts", "scscf.home.example", &format!("\"{addr}\"")).set("shards.count", "2")
     });
     world.register(BOB, &[Device::new()]);
     let own = format!("<{}>", world.appliance.term_uri());
@@ -299,7 +299,7 @@ fn a_telephone_number_is_the_same_user_as_tel_and_as_sip_uri() {
 fn cpm_is_recognised_by_asserted_service_accept_contact_and_the_draft_tag() {
     let mut world = registered_world(VARIANTS[1]);
     world.appliance.put_policy(BOB, &policy_blocking(ALICE));
-    // Each a message of its own.
+    // Each a message of its own: the same Call-ID would make them merged requests.
     let plain = || pager(ALICE, BOB).without("P-Asserted-Service").without("Accept-Contact");
     let ways = [
         plain().header("P-Asserted-Service", ICSI_PAGER),

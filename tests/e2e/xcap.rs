@@ -102,6 +102,7 @@ fn a_document_that_is_not_valid_gets_409_with_the_reason() {
         ("<a></b>", "not-well-formed"),
         ("<other/>", "schema-validation-error"),
         (&format!("{open}<cr:rule/></cr:ruleset>"), "schema-validation-error"),
+        // Two rules with one xs:ID: the schema says so, and so does RFC 4825 §11.2 of identifiers.
         (&format!("{open}<cr:rule id=\"a\"/><cr:rule id=\"a\"/></cr:ruleset>"), "uniqueness-failure"),
         (
             &format!("{open}<cr:rule id=\"a\"><cr:conditions><cr:identity/></cr:conditions></cr:rule></cr:ruleset>"),

@@ -41,11 +41,14 @@ impl Config {
 
     /// Sets `section.key` to a TOML value.
     pub fn set(mut self, path: &str, value: &str) -> Self {
-        // A quoted key may hold dots.
-        let split = path.split_once(".\"").map(|(section, key)| (section, format!("\"{key}")));
-        let plain = || path.rsplit_once('.').map(|(section, key)| (section, key.to_owned()));
-        let (section, key) = split.or_else(plain).expect("a path is section.key");
-        self.sections.entry(section.into()).or_default().insert(key, value.into());
+        let (section, key) = path.rsplit_once('.').expect("a path is section.key");
+        self.sections.entry(section.into()).or_default().insert(key.into(), value.into());
+        self
+    }
+
+    /// Sets a key that may hold dots itself.
+    pub fn set_in(mut self, section: &str, key: &str, value: &str) -> Self {
+        self.sections.entry(section.into()).or_default().insert(format!("{key:?}"), value.into());
         self
     }
 

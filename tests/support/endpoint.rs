@@ -265,18 +265,6 @@ impl Endpoint {
         message
     }
 
-    /// The next final response to what was sent; late repeats of answers to other requests are passed over.
-    #[track_caller]
-    pub fn response_among_repeats(&mut self, sent: &Sent) -> Received {
-        loop {
-            let message = self.next_new();
-            if message.branch() == sent.branch {
-                return message;
-            }
-            assert!(message.status() >= Some(200), "a final response, not\n{message:?}");
-        }
-    }
-
     /// The next message as bytes, unread by rsip.
     pub fn next_raw(&mut self, wait: Duration) -> Option<Vec<u8>> {
         let (raw, origin) = self.inbox.recv_timeout(wait).ok()?;
