@@ -277,7 +277,7 @@ mod tests {
         let mut rig = fixture::rig();
         let id = fixture::deferred_id(&one(&mut rig.engine, deferral("bob", 1)));
         let user = fixture::aor("bob");
-        one(&mut rig.engine, Command::Settle { user, id, settlement: Settlement::Remove });
+        assert!(one(&mut rig.engine, Command::Settle { user, id, settlement: Settlement::Remove }).is_ok());
         let mut rig = rig.restart();
         let Command::Defer { mut message, quota } = deferral("bob", 2) else { unreachable!() };
         message.accepted = UnixMillis(5);
