@@ -5,7 +5,9 @@
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use crossbeam::channel::{Receiver, Sender, bounded};
+use hdrhistogram::Histogram;
 use ringpost::base::id::{Aor, MessageId, NodeId, ShardId, Ticket};
+use ringpost::base::limits::STORE_MAILBOX_LEN;
 use ringpost::base::mailbox::Mailbox;
 use ringpost::base::time::UnixMillis;
 use ringpost::participating::storage::{
@@ -35,6 +37,8 @@ struct Rig {
     request: Bytes,
     sent: u64,
     ids: Vec<(Aor, MessageId)>,
+    start: Instant,
+    waits: Histogram<u64>,
     _directory: tempfile::TempDir,
 }
 
@@ -50,13 +54,32 @@ impl Rig {
         })
         .expect("an empty store opens");
         let (mailbox, waker) = mailbox();
-        let (tell, told) = bounded(2 * IN_FLIGHT as usize);
+        let (tell, told) = bounded(STORE_MAILBOX_LEN);
         let metrics = Arc::<StoreMetrics>::default();
         let thread =
             store.start(mailbox.clone(), waker, Box::new(Told(tell)), metrics.clone()).expect("a thread starts");
         let users = (0..user_count).map(|n| Aor::from_canonical(&format!("sip:user{n:07}@home.example"))).collect();
         let request = Bytes::from(vec![b'x'; 1200]);
-        Self { mailbox, thread, told, metrics, users, request, sent: 0, ids: Vec::new(), _directory: directory }
+        let waits =
+            Histogram::new_with_bounds(1, 100_000_000, 2).expect("1 us to 100 s at two digits is a valid range");
+        let start = Instant::now();
+        Self {
+            start,
+            waits,
+            mailbox,
+            thread,
+            told,
+            metrics,
+            users,
+            request,
+            sent: 0,
+            ids: Vec::new(),
+            _directory: directory,
+        }
+    }
+
+    fn nanos(&self) -> u64 {
+        self.start.elapsed().as_nanos() as u64
     }
 
     /// A fixed stride that shares no factor with the number of users visits them in no order of their pages.
@@ -112,7 +135,11 @@ impl Rig {
     }
 
     fn post(&mut self, command: Command) {
-        let job = Job { command, reply: ReplyTo::Shard(ShardId(0), Ticket(0)) };
+        self.post_at(command, self.nanos());
+    }
+
+    fn post_at(&mut self, command: Command, nanos: u64) {
+        let job = Job { command, reply: ReplyTo::Shard(ShardId(0), Ticket(nanos)) };
         assert!(Mailbox::try_post(&self.mailbox, job).is_ok(), "fewer are in flight than the mailbox holds");
     }
 
@@ -120,7 +147,8 @@ impl Rig {
         let start = Instant::now();
         for told in 0..count + IN_FLIGHT {
             if told >= IN_FLIGHT.min(count) && told - IN_FLIGHT.min(count) < count {
-                let (_, answer) = self.told.recv().expect("every command is answered");
+                let (Ticket(posted), answer) = self.told.recv().expect("every command is answered");
+                self.waits.saturating_record((self.nanos() - posted) / 1_000);
                 black_box(answer).expect("every command succeeds");
             }
             if told < count {
@@ -129,6 +157,28 @@ impl Rig {
             }
         }
         start.elapsed()
+    }
+
+    /// Defers at a steady rate, whatever the store does; a message's wait starts when it was due.
+    fn run_paced(&mut self, rate: u64, span: Duration) {
+        let start = self.nanos();
+        let count = rate * span.as_millis() as u64 / 1_000;
+        let (mut posted, mut told) = (0, 0);
+        while told < count {
+            let due = ((self.nanos() - start) * rate / 1_000_000_000).min(count);
+            while posted < due && self.mailbox.len() < self.mailbox.capacity() {
+                let command = self.defer();
+                let due_nanos = start + posted * 1_000_000_000 / rate;
+                self.post_at(command, due_nanos);
+                posted += 1;
+            }
+            while let Ok((Ticket(due), answer)) = self.told.try_recv() {
+                self.waits.saturating_record((self.nanos() - due) / 1_000);
+                black_box(answer).expect("every command succeeds");
+                told += 1;
+            }
+            std::thread::sleep(Duration::from_micros(100));
+        }
     }
 
     /// Puts as many messages into queues as will be settled, in no order of their pages.
@@ -152,15 +202,18 @@ impl Rig {
     fn stop(self) {
         let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         let commits = read(&self.metrics.commits).max(1);
-        println!(
-            "{} commits, mean {} rows, commit mean {} us max {} us, checkpoints {} ms in all, {} rows",
-            commits,
-            read(&self.metrics.commit_rows) / commits,
-            read(&self.metrics.commit_nanos) / commits / 1_000,
-            read(&self.metrics.commit_nanos_max) / 1_000,
-            read(&self.metrics.checkpoint_nanos) / 1_000_000,
-            self.sent,
-        );
+        let wait = |quantile| self.waits.value_at_quantile(quantile);
+        if self.sent > 0 {
+            println!(
+                "command to answer p50 {} us p99 {} us; {commits} commits, mean {} rows, {} us, max {} us; checkpoints {} ms",
+                wait(0.5),
+                wait(0.99),
+                read(&self.metrics.commit_rows) / commits,
+                read(&self.metrics.commit_nanos) / commits / 1_000,
+                read(&self.metrics.commit_nanos_max) / 1_000,
+                read(&self.metrics.checkpoint_nanos) / 1_000_000,
+            );
+        }
         self.thread.stop();
     }
 }
@@ -176,6 +229,10 @@ fn commands(criterion: &mut Criterion) {
         });
         rig.stop();
     }
+    let mut rig = Rig::start(100_000);
+    rig.run_paced(40_000, Duration::from_secs(3));
+    println!("store_commit/defer at 40,000 a second");
+    rig.stop();
     let mut rig = Rig::start(100_000);
     group.bench_function("settle", |bencher| {
         bencher.iter_custom(|count| {

@@ -7,12 +7,11 @@
 //! | 0 | [`base`] | words every room shares: time, handles, bounds, mailboxes |
 //! | 1 | [`metrics`], [`sip`], [`cpim`] | counters; SIP; message bodies |
 //! | 2 | [`participating`] | what CPM says: policy, preferences, pager mode, deferral |
-//! | 3 | [`documents`] | XML documents to plain values |
-//! | 4 | [`store`], [`control`], [`config`], [`uring`] | disk, subscribers, settings, kernel |
-//! | 5 | [`shard`] | a per-core worker: ring in, cores, ring out |
-//! | 6 | [`admin`] | XCAP root, admin API, metrics over HTTP |
-//! | 7 | [`appliance`] | everything started and stopped in order |
-//! | 8 | [`demo`] | the main job in one command |
+//! | 3 | [`store`], [`documents`], [`config`], [`uring`] | disk, XML, settings, kernel |
+//! | 4 | [`control`], [`shard`] | subscribers and who changes them; a per-core worker: ring in, cores, ring out |
+//! | 5 | [`admin`] | XCAP root, admin API, metrics over HTTP |
+//! | 6 | [`appliance`] | everything started and stopped in order |
+//! | 7 | [`demo`] | the main job in one command |
 //!
 //! `ARCHITECTURE.md` draws the map and follows one datagram through it.
 
@@ -25,10 +24,9 @@ pub mod participating;
 pub mod sip;
 pub mod store;
 
-pub mod documents;
-
 pub mod config;
 pub mod control;
+pub mod documents;
 pub mod uring;
 
 pub mod shard;

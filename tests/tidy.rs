@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Files that may read the operating system's clock, and why.
-const CLOCK_READERS: [(&str, &str); 3] = [
+const CLOCK_READERS: [(&str, &str); 4] = [
     ("src/shard/clock.rs", "the one reader of the data path: shards hand time to the cores"),
     ("src/store/writer.rs", "times its commits and gathers a batch for a bounded while"),
+    ("src/store/open.rs", "waits a bounded while for a predecessor's lock"),
     ("src/demo/", "plays the peers of the appliance, as tests do"),
 ];
 

@@ -128,7 +128,7 @@ pub(super) enum Due {
 
 impl Streams {
     /// Takes a connection in, or gives it back when there are too many.
-    pub(super) fn insert(&mut self, stream: Stream) -> Result<ConnId, Stream> {
+    pub(super) fn insert(&mut self, stream: Box<Stream>) -> Result<ConnId, Box<Stream>> {
         if self.count >= STREAM_COUNT_MAX {
             return Err(stream);
         }
@@ -142,7 +142,7 @@ impl Streams {
         if matches!(stream.state, State::Connecting { .. }) {
             self.by_peer.insert((stream.peer, stream.listener), conn);
         }
-        entry.stream = Some(Box::new(stream));
+        entry.stream = Some(stream);
         self.count += 1;
         Ok(conn)
     }
@@ -288,8 +288,8 @@ impl Streams {
 
 impl Stream {
     /// A connection in this state, with nothing received and nothing to send.
-    pub(super) fn new(fd: OwnedFd, peer: SocketAddr, listener: u8, state: State, now: Instant) -> Self {
-        Self {
+    pub(super) fn new(fd: OwnedFd, peer: SocketAddr, listener: u8, state: State, now: Instant) -> Box<Self> {
+        Box::new(Self {
             fd,
             peer,
             listener,
@@ -305,7 +305,7 @@ impl Stream {
             egress: VecDeque::new(),
             egress_len: 0,
             front_sent: 0,
-        }
+        })
     }
 
     fn takes_output(&self) -> bool {
@@ -527,7 +527,7 @@ mod tests {
         assert_eq!(streams.idle_accepted(), Some(conns[3]), "the last one has something to send");
     }
 
-    fn accepted() -> Stream {
+    fn accepted() -> Box<Stream> {
         let (fd, _) = std::os::unix::net::UnixStream::pair().unwrap();
         Stream::new(fd.into(), "127.0.0.1:5060".parse().unwrap(), 0, State::Accepted, Instant(0))
     }

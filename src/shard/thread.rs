@@ -126,4 +126,4 @@ const fn odd_lines(len: usize) -> usize {
 }
 
 const _: () = assert!(odd_lines(STREAM_BUFFER_LEN) == 65 * 64);
-const _: () = assert!(odd_lines(DATAGRAM_BUFFER_LEN) % 4096 != 0);
+const _: () = assert!(!odd_lines(DATAGRAM_BUFFER_LEN).is_multiple_of(4096));

@@ -94,6 +94,8 @@ impl Framer {
     }
 
     /// Length of the message being received, once its header section is complete.
+    ///
+    /// RFC 3261 §18.3.
     pub const fn total(&self) -> Option<usize> {
         self.total
     }

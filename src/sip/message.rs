@@ -68,6 +68,8 @@ pub struct Envelope<'a> {
 
 impl<'a> Message<'a> {
     /// The request's method.
+    ///
+    /// RFC 3261 §7.1.
     pub fn method(&self) -> Option<&'a [u8]> {
         match self.scan.start {
             Start::Request { method, .. } => Some(method.of(self.bytes)),
@@ -76,6 +78,8 @@ impl<'a> Message<'a> {
     }
 
     /// The Request-URI.
+    ///
+    /// RFC 3261 §7.1.
     pub fn request_uri(&self) -> Option<&'a [u8]> {
         match self.scan.start {
             Start::Request { uri, .. } => Some(uri.of(self.bytes)),
@@ -84,6 +88,8 @@ impl<'a> Message<'a> {
     }
 
     /// The status code of a response.
+    ///
+    /// RFC 3261 §7.2.
     pub fn status(&self) -> Option<u16> {
         match self.scan.start {
             Start::Response { status, .. } => Some(status),
@@ -92,22 +98,30 @@ impl<'a> Message<'a> {
     }
 
     /// The first value of a field, unsplit.
+    ///
+    /// RFC 3261 §7.3.
     pub fn value(&self, name: Name) -> Option<&'a [u8]> {
         self.scan.first(name).map(|field| field.value.of(self.bytes))
     }
 
     /// The fields of a name.
+    ///
+    /// RFC 3261 §7.3.
     pub fn fields(&self, name: Name) -> impl Iterator<Item = &'a Field> + use<'a> {
         self.scan.all(name)
     }
 
     /// Every element of every field of a name, comma lists split.
+    ///
+    /// RFC 3261 §7.3.1.
     pub fn elements(&self, name: Name) -> impl Iterator<Item = &'a [u8]> + use<'a> {
         let bytes = self.bytes;
         self.scan.all(name).flat_map(move |field| elements(field.value.of(bytes)))
     }
 
     /// The first field with this name as written, for fields that have no [`Name`] of their own.
+    ///
+    /// RFC 3261 §7.3.1.
     pub fn extension(&self, name: &str) -> Option<&'a [u8]> {
         let bytes = self.bytes;
         self.scan
@@ -117,6 +131,8 @@ impl<'a> Message<'a> {
     }
 
     /// The body.
+    ///
+    /// RFC 3261 §7.4.
     pub fn body(&self) -> &'a [u8] {
         self.scan.body.of(self.bytes)
     }

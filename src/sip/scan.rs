@@ -241,6 +241,8 @@ impl Scan {
     }
 
     /// The first field of a name.
+    ///
+    /// RFC 3261 §7.3.
     pub fn first(&self, name: Name) -> Option<&Field> {
         match self.first[name as usize] {
             NONE => None,
@@ -249,6 +251,8 @@ impl Scan {
     }
 
     /// Every field of a name, in order.
+    ///
+    /// RFC 3261 §7.3.1.
     pub fn all(&self, name: Name) -> impl Iterator<Item = &Field> {
         let from = match self.first[name as usize] {
             NONE => self.fields.len(),
@@ -258,6 +262,8 @@ impl Scan {
     }
 
     /// True when the message has a Content-Length that counts.
+    ///
+    /// RFC 3261 §20.14.
     pub fn has_content_length(&self) -> bool {
         self.has_content_length
     }

@@ -27,6 +27,8 @@ impl ViaStamp {
     }
 
     /// True when the Via can stay as it is.
+    ///
+    /// RFC 3261 §18.2.1.
     pub fn is_empty(&self) -> bool {
         self.received.is_none() && self.rport.is_none()
     }

@@ -431,7 +431,7 @@ mod tests {
     #[test]
     fn a_store_finds_out_by_itself_that_commits_succeed_again() {
         let mut rig = fixture::rig();
-        one(&mut rig.engine, deferral("bob", 0));
+        assert!(one(&mut rig.engine, deferral("bob", 0)).is_ok());
         break_commits(&rig);
         assert_eq!(one(&mut rig.engine, deferral("bob", 1)), Err(Fault::Broken));
         assert!(!rig.engine.probe() && rig.engine.broken);
@@ -493,7 +493,7 @@ mod tests {
     #[test]
     fn a_panic_in_a_command_leaves_the_others_alone() {
         let mut rig = fixture::rig();
-        one(&mut rig.engine, deferral("bob", 1));
+        assert!(one(&mut rig.engine, deferral("bob", 1)).is_ok());
         let sql = "CREATE TRIGGER poison BEFORE DELETE ON deferred BEGIN SELECT RAISE(IGNORE); END";
         rig.engine.connection.execute_batch(sql).unwrap();
         let sweep = Command::SweepExpired { now: crate::base::time::UnixMillis(i64::MAX), limit: 10 };

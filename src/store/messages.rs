@@ -10,12 +10,12 @@ use bytes::Bytes;
 use rusqlite::types::FromSqlError;
 use rusqlite::{OptionalExtension, Row};
 
-/// SQL text with the shelf's table in the gap: a constant, so that the statement cache finds it without formatting.
+/// SQL text with the shelf's table in the gaps: a constant, so that the statement cache finds it without formatting.
 macro_rules! on_shelf {
-    ($shelf:expr, $before:literal, $after:literal) => {
+    ($shelf:expr, $before:literal $(, $after:literal)+) => {
         match $shelf {
-            Shelf::Messages => concat!($before, "messages", $after),
-            Shelf::History => concat!($before, "history", $after),
+            Shelf::Messages => concat!($before $(, "messages", $after)+),
+            Shelf::History => concat!($before $(, "history", $after)+),
         }
     };
 }
@@ -90,13 +90,16 @@ impl Engine {
 
     /// A user's objects without their bodies, newest first.
     pub(super) fn list_objects(&self, shelf: Shelf, user: &Aor, limit: u16) -> Result<Reply, Failure> {
+        // The index that makes objects unique has a user's ids together: the newest are picked there, before any row is
+        // read. An index of its own for this would halve what the shelf takes in a second.
         let objects = self
             .connection
             .prepare_cached(on_shelf!(
                 shelf,
                 "SELECT id, user, peer, imdn_message_id, conversation_id, contribution_id, direction, outcome, at,
                  content_type, head, x'' FROM ",
-                " WHERE user = ?1 ORDER BY id DESC LIMIT ?2"
+                " WHERE id IN (SELECT id FROM ",
+                " WHERE user = ?1 ORDER BY id DESC LIMIT ?2) ORDER BY id DESC"
             ))?
             .query_map((user.as_str(), limit), object)?
             .collect::<Result<_, _>>()?;
@@ -286,8 +289,8 @@ mod tests {
     fn a_list_is_newest_first_without_bodies() {
         let mut rig = fixture::rig();
         for n in 0..5 {
-            one(&mut rig.engine, keep(Shelf::History, &object("bob", &format!("m{n}"), b"hello")));
-            one(&mut rig.engine, keep(Shelf::History, &object("ann", &format!("m{n}"), b"hello")));
+            assert!(one(&mut rig.engine, keep(Shelf::History, &object("bob", &format!("m{n}"), b"hello"))).is_ok());
+            assert!(one(&mut rig.engine, keep(Shelf::History, &object("ann", &format!("m{n}"), b"hello"))).is_ok());
         }
         let list = objects(&mut rig, Command::ListObjects { shelf: Shelf::History, user: aor("bob"), limit: 3 });
         let names: Vec<_> = list.iter().map(|object| &*object.imdn_message_id).collect();
@@ -320,7 +323,7 @@ mod tests {
             for (shelf, answer) in [(Shelf::History, 0), (Shelf::History, 1), (Shelf::Messages, 2)] {
                 outcomes.push(read(&mut rig, shelf, kept(&answers[answer]).0)[0].outcome);
             }
-            assert_eq!(outcomes.drain(..).collect::<Vec<_>>(), [outcome, Pending, Pending]);
+            assert_eq!(std::mem::take(&mut outcomes), [outcome, Pending, Pending]);
         }
     }
 

@@ -16,6 +16,7 @@ use std::fmt;
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// Where the store lives and how it behaves.
 #[derive(Clone, Debug)]
@@ -199,10 +200,15 @@ fn lock(directory: &Path) -> Result<File, OpenError> {
         .mode(0o600)
         .open(&path)
         .map_err(|error| failed(error.to_string()))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(failed("in use by another process".to_owned())),
-        Err(TryLockError::Error(error)) => Err(failed(format!("cannot be locked: {error}"))),
+    let deadline = Instant::now() + LOCK_WAIT_MAX;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            // A predecessor on its way out holds it a moment longer, and so does a child it has forked until that execs.
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => std::thread::sleep(LOCK_POLL_INTERVAL),
+            Err(TryLockError::WouldBlock) => return Err(failed("in use by another process".to_owned())),
+            Err(TryLockError::Error(error)) => return Err(failed(format!("cannot be locked: {error}"))),
+        }
     }
 }
 
@@ -212,6 +218,8 @@ fn same_directory(one: &Path, other: &Path) -> bool {
 
 const DATABASE_NAME: &str = "ringpost.db";
 const LOCK_NAME: &str = "lock";
+const LOCK_WAIT_MAX: Duration = Duration::from_secs(1);
+const LOCK_POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 #[cfg(test)]
 mod tests {
@@ -277,7 +285,7 @@ mod tests {
         let mut rig = fixture::rig();
         let id = fixture::deferred_id(&one(&mut rig.engine, deferral("bob", 1)));
         let user = fixture::aor("bob");
-        one(&mut rig.engine, Command::Settle { user, id, settlement: Settlement::Remove });
+        assert!(one(&mut rig.engine, Command::Settle { user, id, settlement: Settlement::Remove }).is_ok());
         let mut rig = rig.restart();
         let Command::Defer { mut message, quota } = deferral("bob", 2) else { unreachable!() };
         message.accepted = UnixMillis(5);

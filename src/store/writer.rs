@@ -156,8 +156,9 @@ impl Writer {
     }
 }
 
-/// Pages of the log that are moved into the database at once. More pages make fewer, longer checkpoints.
-const CHECKPOINT_PAGE_COUNT: usize = 4096;
+/// Pages of the log that are moved into the database at once: 4 MiB, some ten milliseconds. More make the commits behind a
+/// checkpoint wait longer and save little, because the tables grow at their ends.
+const CHECKPOINT_PAGE_COUNT: usize = 1024;
 /// How often a store that cannot commit looks whether it can.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 

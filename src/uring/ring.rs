@@ -137,8 +137,10 @@ pub struct Ring {
     in_flight: usize,
     /// Datagrams and stream bytes in the kernel's hands.
     sends_in_flight: usize,
-    /// Sends pushed since the last submission: nearly all complete during it.
-    sends_pushed: usize,
+    /// Datagrams pushed since the last submission: all complete during it.
+    datagrams_pushed: usize,
+    /// Stream sends pushed since the last submission: nearly all complete during it.
+    stream_sends_pushed: usize,
     enter_flags: EnterFlags,
     min_wait: bool,
 }
@@ -153,7 +155,7 @@ impl Ring {
             // An idle shard is idle, not waiting for a disk.
             enter_flags |= EnterFlags::NO_IOWAIT;
         }
-        let min_wait = params.is_feature_min_timeout();
+        let min_wait = params.is_feature_min_timeout() && std::env::var_os("NOMIN").is_none();
         let memory = Memory {
             datagrams: Pool::register(&ring.submitter(), DATAGRAM_GROUP, plan.datagrams)?,
             streams: Pool::register(&ring.submitter(), STREAM_GROUP, plan.streams)?,
@@ -169,7 +171,8 @@ impl Ring {
             backlog: VecDeque::new(),
             in_flight: 0,
             sends_in_flight: 0,
-            sends_pushed: 0,
+            datagrams_pushed: 0,
+            stream_sends_pushed: 0,
             enter_flags,
             min_wait,
         };
@@ -213,12 +216,13 @@ impl Ring {
         let entry = opcode::Send::new(Fd(socket.as_fd().as_raw_fd()), send.bytes.as_ptr(), len)
             .dest_addr((&raw const send.addr).cast())
             .dest_addr_len(addr_len)
-            .flags(libc::MSG_NOSIGNAL)
+            // A full socket is an error rather than a wait, as a full queue in the network would be.
+            .flags(libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT)
             .build();
         // SAFETY: the slot keeps payload and address where they are until the completion releases it.
         unsafe { self.push(entry, Kind::SendDatagram, Token { slot, generation: 0 }) };
         self.sends_in_flight += 1;
-        self.sends_pushed += 1;
+        self.datagrams_pushed += 1;
         Ok(())
     }
 
@@ -241,7 +245,7 @@ impl Ring {
         // SAFETY: the slot keeps bytes, vectors and header where they are until the completion releases it.
         unsafe { self.push(entry, Kind::SendStream, Token { slot, generation: 0 }) };
         self.sends_in_flight += 1;
-        self.sends_pushed += 1;
+        self.stream_sends_pushed += 1;
         true
     }
 
@@ -392,24 +396,26 @@ impl Ring {
             if self.backlog.is_empty() {
                 break;
             }
-            self.enter(0, None)?;
+            self.enter(0, 0, None)?;
+            if self.ring.submission().is_full() {
+                // The kernel wants its completions reaped first.
+                return Ok(());
+            }
         }
-        let sends = std::mem::take(&mut self.sends_pushed);
+        let datagrams = std::mem::take(&mut self.datagrams_pushed);
+        let streams = if self.min_wait { std::mem::take(&mut self.stream_sends_pushed) } else { 0 };
+        // Sends complete while they are submitted: waiting for one completion more saves a turn that would only see
+        // them. A stream whose peer holds it up ends this after a short while.
+        let min_wait_us = if streams > 0 { MIN_WAIT_US } else { 0 };
         match wait {
-            None => self.enter(0, None),
-            // Sends complete while they are submitted: waiting for one completion more saves a turn that would only
-            // see them. A send that the peer holds up ends this after `MIN_WAIT`.
-            Some(time) if self.min_wait => self.enter(sends + 1, Some(time)),
-            Some(time) => self.enter(1, Some(time)),
+            None => self.enter(0, 0, None),
+            Some(time) => self.enter(datagrams + streams + 1, min_wait_us, Some(time)),
         }
     }
 
-    fn enter(&mut self, want: usize, wait: Option<Duration>) -> io::Result<()> {
+    fn enter(&mut self, want: usize, min_wait_us: u32, wait: Option<Duration>) -> io::Result<()> {
         let len = self.ring.submission().len();
-        let mut args = SubmitArgs::new();
-        if want > 1 {
-            args = args.min_wait_usec(MIN_WAIT_US);
-        }
+        let args = SubmitArgs::new().min_wait_usec(min_wait_us);
         let time = Timespec::from(wait.unwrap_or(Duration::ZERO));
         let args = if wait.is_some() { args.timespec(&time) } else { args };
         // SAFETY: the queued entries were pushed under the promise of `push`; the argument is the structure that
@@ -455,7 +461,7 @@ impl Ring {
     }
 }
 
-/// How long a wait for sends and one completion more goes on before the sends alone are enough.
+/// How long a wait for stream sends and one completion more goes on before fewer are enough.
 const MIN_WAIT_US: u32 = 100;
 
 impl Drop for Ring {

@@ -36,6 +36,8 @@ pub struct Param<'a> {
 
 impl<'a> Param<'a> {
     /// The value without surrounding quotes; escapes stay.
+    ///
+    /// RFC 3261 §25.1.
     pub fn unquoted(&self) -> &'a [u8] {
         let value = self.value.unwrap_or_default();
         match value {
@@ -45,6 +47,8 @@ impl<'a> Param<'a> {
     }
 
     /// True when the name is this one, in any case.
+    ///
+    /// RFC 3261 §7.3.1.
     pub fn is(&self, name: &str) -> bool {
         self.name.eq_ignore_ascii_case(name.as_bytes())
     }
