@@ -325,9 +325,7 @@ fn a_peer_that_opens_a_message_and_stalls_does_not_stop_the_others() {
 #[test]
 fn an_appliance_restarts_on_the_ports_it_had() {
     let core = Endpoint::new();
-    let free = Endpoint::new();
-    let addr = free.addr();
-    drop(free);
+    let addr = free_fixed_addr();
     let config = Config::new(&core.uri(Transport::Tcp), 2).set("sip.listen", &format!("[\"{addr}\"]"));
     let mut appliance = Appliance::start(config);
     assert_eq!(appliance.addr(), addr);
@@ -340,6 +338,16 @@ fn an_appliance_restarts_on_the_ports_it_had() {
     assert_eq!(appliance.addr(), addr);
     let sent = alice.send(&Request::between("OPTIONS", ALICE, BOB), Transport::Udp, addr);
     assert_eq!(alice.response(&sent).status(), Some(200));
+}
+
+/// A free port below those that the kernel hands out on its own: nobody takes it while the appliance is down.
+fn free_fixed_addr() -> std::net::SocketAddr {
+    let first = 20_000 + std::process::id() % 10_000;
+    let candidates = (0..2_000).map(|step| std::net::SocketAddr::from(([127, 0, 0, 1], (first + step) as u16)));
+    let is_free = |addr: &std::net::SocketAddr| {
+        std::net::UdpSocket::bind(addr).is_ok() && std::net::TcpListener::bind(addr).is_ok()
+    };
+    candidates.into_iter().find(is_free).expect("one of 2,000 ports is free")
 }
 
 fn options(world: &World) -> Request {

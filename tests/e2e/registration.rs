@@ -10,7 +10,7 @@ fn a_registration_creates_devices_with_their_features() {
         let mut world = World::new(variant);
         let mut device = Device::new();
         device.q = Some("0.5");
-        world.register(BOB, &[device.clone()]);
+        world.register(BOB, std::slice::from_ref(&device));
         let user = world.appliance.admin(BOB, "");
         assert_eq!(user["registered"], true, "{user}");
         assert_eq!(user["availability"], "available", "{user}");
@@ -93,8 +93,8 @@ fn a_contact_that_leaves_leaves_alone() {
     let mut world = World::udp();
     world.know(BOB);
     let (stays, mut leaves) = (Device::new(), Device::new());
-    world.register(BOB, &[stays.clone()]);
-    world.register(BOB, &[leaves.clone()]);
+    world.register(BOB, std::slice::from_ref(&stays));
+    world.register(BOB, std::slice::from_ref(&leaves));
     assert_eq!(world.appliance.admin_count(BOB, "/devices"), 2);
     leaves.expires = Some(0);
     world.register(BOB, &[leaves]);
@@ -107,9 +107,9 @@ fn a_contact_that_leaves_leaves_alone() {
 fn a_refreshed_contact_stays_one_device() {
     let mut world = World::udp();
     let mut device = Device::new();
-    world.register(BOB, &[device.clone()]);
+    world.register(BOB, std::slice::from_ref(&device));
     device.contact = "sip:moved@192.0.2.8:5062".into();
-    world.register(BOB, &[device.clone()]);
+    world.register(BOB, std::slice::from_ref(&device));
     let devices = world.appliance.admin(BOB, "/devices");
     assert_eq!(devices.as_array().map(Vec::len), Some(1), "{devices}");
     assert_eq!(devices[0]["contact"], device.contact.as_str());
@@ -132,7 +132,7 @@ fn registrations_and_documents_survive_a_crash() {
     in_all_variants(|variant| {
         let mut world = World::new(variant);
         let device = Device::new();
-        world.register(BOB, &[device.clone()]);
+        world.register(BOB, std::slice::from_ref(&device));
         world.appliance.put_policy(BOB, &policy_blocking(ALICE));
         let preferences = Preferences { recording: "active", ..Preferences::default() };
         world.appliance.put_preferences(BOB, &preferences.document());
