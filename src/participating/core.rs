@@ -290,7 +290,9 @@ impl<D: Directory> Core<D> {
             }
             return;
         }
-        if matches!(self.transactions.owner(branch), Some(Owner::Job(_))) && message.elements(Name::Via).nth(1).is_none() {
+        if matches!(self.transactions.owner(branch), Some(Owner::Job(_)))
+            && message.elements(Name::Via).nth(1).is_none()
+        {
             // RFC 3261 §16.7 step 3: a response without another Via has nowhere to go.
             self.metrics.count(Counter::DroppedMalformed);
             return;

@@ -367,7 +367,8 @@ impl<D: Directory> Core<D> {
     /// What became of one attempt's branch.
     pub(super) fn on_attempt(&mut self, id: SlotId, round: u32, verdict: Verdict, status: Option<u16>, now: Now) {
         let delivery = self.deliveries.slots.get_mut(id);
-        let Some(delivery) = delivery.filter(|delivery| delivery.step == Step::Sending && delivery.round == round) else {
+        let Some(delivery) = delivery.filter(|delivery| delivery.step == Step::Sending && delivery.round == round)
+        else {
             return;
         };
         match (verdict, status) {
@@ -448,7 +449,10 @@ impl<D: Directory> Core<D> {
 
     fn end_delivery(&mut self, id: SlotId, now: Now) {
         if let Some(delivery) = self.deliveries.slots.remove(id) {
-            debug_assert!(!matches!(delivery.step, Step::Backoff | Step::Unsettled), "only a user past the line is let go");
+            debug_assert!(
+                !matches!(delivery.step, Step::Backoff | Step::Unsettled),
+                "only a user past the line is let go"
+            );
             self.deliveries.by_user.remove(&delivery.user);
             self.deliveries.active -= 1;
         }

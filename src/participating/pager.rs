@@ -569,9 +569,8 @@ impl<D: Directory> Core<D> {
             format!("Accept-Contact: *;+sip.instance=\"<{instance}>\";require;explicit\r\n").into_bytes()
         });
         let interworking = plan.errand == Errand::Interwork;
-        let isf_route = interworking
-            .then(|| self.settings.isf.as_ref().map(|isf| format!("<{}>", isf.uri).into_bytes()))
-            .flatten();
+        let isf_route =
+            interworking.then(|| self.settings.isf.as_ref().map(|isf| format!("<{}>", isf.uri).into_bytes())).flatten();
         // A next hop that is a strict router gets the Request-URI as the last Route (RFC 3261 §16.6 step 6).
         let strict = (!interworking)
             .then_some(plan.way.next)

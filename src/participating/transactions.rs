@@ -688,12 +688,7 @@ impl Transactions {
     }
 
     /// Fires one due timer; true while there may be more. What the core has to know is put into `news`.
-    pub fn handle_timeout(
-        &mut self,
-        now: Instant,
-        out: &mut VecDeque<Effect>,
-        news: &mut Option<News>,
-    ) -> bool {
+    pub fn handle_timeout(&mut self, now: Instant, out: &mut VecDeque<Effect>, news: &mut Option<News>) -> bool {
         let Some(timed) = self.wheel.pop_due(now) else { return false };
         self.disarm(timed);
         // Entries are never taken off the wheel: one that came too early, because its machine moved on, is put back.

@@ -21,14 +21,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Every target by name, for replays of corpora.
-pub const TARGETS: [(&str, fn(&[u8])); 6] = [
-    ("message", message),
-    ("framing", framing),
-    ("uri", uri),
-    ("body", body),
-    ("document", document),
-    ("core", core),
-];
+pub const TARGETS: [(&str, fn(&[u8])); 6] =
+    [("message", message), ("framing", framing), ("uri", uri), ("body", body), ("document", document), ("core", core)];
 
 /// Scans a message, checks the spans, reads every view, writes it every way and scans that again.
 pub fn message(bytes: &[u8]) {
@@ -141,8 +135,11 @@ pub fn document(bytes: &[u8]) {
 /// Several messages are separated by a NUL.
 pub fn core(bytes: &[u8]) {
     let directory = MapDirectory::default();
-    let profile =
-        Profile { records_history: true, devices: DeviceSelection::Selected(vec!["urn:uuid:1".into()]), ..Profile::default() };
+    let profile = Profile {
+        records_history: true,
+        devices: DeviceSelection::Selected(vec!["urn:uuid:1".into()]),
+        ..Profile::default()
+    };
     let devices = Box::new([scene::device("urn:uuid:1"), scene::device("urn:uuid:2")]);
     directory.publish("sip:bob@home.example", Subscriber { devices, ..Subscriber::default() });
     let devices = Box::new([scene::device("urn:uuid:1")]);
@@ -156,10 +153,7 @@ pub fn core(bytes: &[u8]) {
     let mut store = super::store::ModelStore::default();
     let peer = scene::address([198, 51, 100, 1], 5060);
     let stream = Some((ShardId(1), ConnId { slot: 1, generation: 0 }));
-    let sources = [
-        scene::datagram_from(peer),
-        Source { transport: Transport::Tcp, peer, listener: 0, conn: stream },
-    ];
+    let sources = [scene::datagram_from(peer), Source { transport: Transport::Tcp, peer, listener: 0, conn: stream }];
     let mut time = Duration::ZERO;
     for one in bytes.split(|byte| *byte == 0).take(8) {
         for source in sources {

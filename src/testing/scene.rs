@@ -10,9 +10,7 @@ use crate::participating::devices::Device;
 use crate::participating::effect::NextHop;
 use crate::participating::input::{Source, Transport};
 use crate::participating::preferences::Handling;
-use crate::participating::settings::{
-    Expired, InterworkingFailure, Listener, Oversize, Peer, Settings, UnknownUser,
-};
+use crate::participating::settings::{Expired, InterworkingFailure, Listener, Oversize, Peer, Settings, UnknownUser};
 use crate::participating::storage::Quota;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -82,11 +80,7 @@ pub fn settings(shard: u16, shard_count: u16) -> Settings {
 
 /// The interworking selection function as a peer.
 pub fn isf() -> Peer {
-    Peer {
-        uri: "sip:192.0.2.8:5090;lr".into(),
-        host: "192.0.2.8".into(),
-        hop: NextHop { transport: None, addr: ISF },
-    }
+    Peer { uri: "sip:192.0.2.8:5090;lr".into(), host: "192.0.2.8".into(), hop: NextHop { transport: None, addr: ISF } }
 }
 
 /// A CPM device that stays registered.

@@ -49,9 +49,7 @@ impl ModelStore {
             Command::Keep { shelf, object } => Ok(self.keep(shelf, *object)),
             Command::SetOutcome { user, imdn_message_id, direction, outcome } => {
                 for object in &mut self.history {
-                    if object.user == user
-                        && object.imdn_message_id == imdn_message_id
-                        && object.direction == direction
+                    if object.user == user && object.imdn_message_id == imdn_message_id && object.direction == direction
                     {
                         object.outcome = outcome;
                     }
@@ -79,8 +77,7 @@ impl ModelStore {
                 Ok(Reply::Done)
             }
             Command::DeleteDocument { auid, user, name } => {
-                self.documents
-                    .retain(|known| known.auid != auid || known.user != user || known.name != name);
+                self.documents.retain(|known| known.auid != auid || known.user != user || known.name != name);
                 Ok(Reply::Done)
             }
             Command::PutDevices { .. } | Command::PutAvailability { .. } => Ok(Reply::Done),
