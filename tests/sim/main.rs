@@ -5,6 +5,7 @@
 
 mod ledger;
 mod parties;
+mod rules;
 mod world;
 
 use std::time::Duration;
