@@ -105,3 +105,48 @@ pub fn core(settings: Settings, shard: u16, directory: MapDirectory, seed: u64, 
     let metrics = Arc::new(ShardMetrics::default());
     Core::new(ShardId(shard), Arc::new(settings), directory, Rng::from_u64(seed), metrics, now)
 }
+
+/// A message as an S-CSCF sends it on: about 30 header fields and 1.66 KB.
+pub fn cpm_message(number: u64) -> Vec<u8> {
+    let body = format!(
+        "From: <sip:alice@a.example>\r\nTo: <sip:bob@home.example>\r\nNS: imdn<urn:ietf:params:imdn>\r\n\
+         imdn.Message-ID: {number:016x}\r\nDateTime: 2026-01-01T00:00:00Z\r\n\
+         imdn.Disposition-Notification: positive-delivery, display\r\n\r\nContent-Type: text/plain;charset=UTF-8\r\n\
+         Content-Length: 45\r\n\r\nThe quick brown fox jumps over the lazy dog.\r\n"
+    );
+    format!(
+        "MESSAGE sip:bob@home.example SIP/2.0\r\n\
+         Via: SIP/2.0/UDP 192.0.2.7:5060;branch=z9hG4bK{number:016x};rport\r\n\
+         Via: SIP/2.0/UDP 192.0.2.6:5060;branch=z9hG4bK776asdhds;received=192.0.2.6\r\n\
+         Via: SIP/2.0/TCP 198.51.100.3:40123;branch=z9hG4bKnashds7;received=198.51.100.3;rport=40123\r\n\
+         Route: <sip:term@192.0.2.1:5060;lr>, <sip:192.0.2.9:5070;lr;odi=1234567890abcdef>\r\n\
+         Max-Forwards: 66\r\n\
+         From: \"Alice\" <sip:alice@a.example>;tag={number:016x}\r\n\
+         To: <sip:bob@home.example>\r\n\
+         Call-ID: {number:016x}@198.51.100.3\r\n\
+         CSeq: 1 MESSAGE\r\n\
+         P-Asserted-Identity: \"Alice\" <sip:alice@a.example>\r\n\
+         P-Asserted-Identity: <tel:+15550100>\r\n\
+         P-Asserted-Service: urn:urn-7:3gpp-service.ims.icsi.oma.cpm.msg\r\n\
+         P-Served-User: <sip:bob@home.example>;sescase=term;regstate=reg\r\n\
+         P-Charging-Vector: icid-value=AyretyU0dm+6O2IrT5tAFrbHLso=023551024;orig-ioi=a.example\r\n\
+         P-Charging-Function-Addresses: ccf=192.0.2.30\r\n\
+         P-Access-Network-Info: 3GPP-E-UTRAN-FDD;utran-cell-id-3gpp=234151D0FCE11\r\n\
+         P-Visited-Network-ID: \"home.example\"\r\n\
+         Accept-Contact: *;+g.3gpp.icsi-ref=\"urn%3Aurn-7%3A3gpp-service.ims.icsi.oma.cpm.msg\"\r\n\
+         Conversation-ID: f81d4fae-7dec-11d0-a765-00a0c91e6bf6\r\n\
+         Contribution-ID: abcdef-1234-5678-90ab-cdef01234567\r\n\
+         Allow: MESSAGE, INVITE, ACK, CANCEL, BYE, OPTIONS\r\n\
+         Supported: path, gruu, outbound\r\n\
+         User-Agent: CPM-client/OMA2.2 RCS-client/UP_2.4 term-x/1.0\r\n\
+         Date: Thu, 01 Jan 2026 00:00:00 GMT\r\n\
+         Expires: 604800\r\n\
+         Privacy: none\r\n\
+         History-Info: <sip:bob@home.example>;index=1\r\n\
+         Session-ID: 0123456789abcdef0123456789abcdef\r\n\
+         Content-Type: message/cpim\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .into_bytes()
+}
