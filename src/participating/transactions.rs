@@ -254,6 +254,8 @@ pub struct Transactions {
     by_merged: HashMap<u64, SlotId, std::hash::BuildHasherDefault<Ready>>,
     completed: VecDeque<ServerId>,
     clients: Slots<Client>,
+    /// Clients that only absorb repeated responses, oldest first.
+    absorbing: VecDeque<ClientId>,
     wheel: TimerWheel<Timed>,
     metrics: Arc<ShardMetrics>,
 }
@@ -307,6 +309,7 @@ impl Transactions {
             by_merged: HashMap::default(),
             completed: VecDeque::new(),
             clients: Slots::new(CLIENT_TRANSACTION_COUNT_MAX),
+            absorbing: VecDeque::new(),
             wheel: TimerWheel::new(now),
             metrics,
         }
@@ -452,6 +455,17 @@ impl Transactions {
         false
     }
 
+    /// Makes room by ending the oldest client transaction that has its answer: repeats of it become stray responses.
+    fn evict_absorbing(&mut self) -> bool {
+        while let Some(id) = self.absorbing.pop_front() {
+            if self.clients.remove(id).is_some() {
+                self.metrics.count(Counter::TransactionEvicted);
+                return true;
+            }
+        }
+        false
+    }
+
     /// The way back of a transaction.
     pub fn path(&self, id: ServerId) -> Option<ReplyPath> {
         self.servers.get(id).map(|server| server.path)
@@ -537,6 +551,9 @@ impl Transactions {
 
     /// Reserves a client transaction, so that its branch can be written into the request.
     pub fn reserve(&mut self, owner: Owner, destination: Destination, rng: &mut Rng, now: Instant) -> Option<ClientId> {
+        if self.clients.is_full() && !self.evict_absorbing() {
+            return None;
+        }
         let nonce = rng.next_u64();
         self.clients.insert(Client {
             nonce,
@@ -662,9 +679,15 @@ impl Transactions {
         if matches!(action.tell, Tell::Final) {
             // What is left of the transaction only absorbs repeated responses: the request is done.
             client.request = Bytes::new();
+            if !action.terminated {
+                self.absorbing.push_back(id);
+            }
         }
         if action.terminated {
             self.clients.remove(id);
+            while self.absorbing.front().is_some_and(|front| self.clients.get(*front).is_none()) {
+                self.absorbing.pop_front();
+            }
         }
         Some(action.tell)
     }
