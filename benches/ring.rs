@@ -20,7 +20,7 @@ use std::net::{TcpStream, UdpSocket};
 use std::sync::Arc;
 
 const PAYLOAD_LEN: usize = 600;
-const MESSAGE_COUNT: usize = 100_000;
+const MESSAGE_COUNT: usize = 30_000;
 const WINDOWS: [usize; 4] = [1, 4, 16, 64];
 
 fn main() {

@@ -12,6 +12,7 @@
 //! | 5 | [`admin`] | XCAP root, admin API, metrics over HTTP |
 //! | 6 | [`appliance`] | everything started and stopped in order |
 //! | 7 | [`demo`] | the main job in one command |
+//! | - | [`testing`] | models and fuzz entry points; nothing of the product imports it |
 //!
 //! `ARCHITECTURE.md` draws the map and follows one datagram through it.
 
@@ -36,3 +37,5 @@ pub mod admin;
 pub mod appliance;
 
 pub mod demo;
+
+pub mod testing;

@@ -13,7 +13,7 @@ use super::settings::Settings;
 use super::storage::{Answer, Fault};
 use super::subscriber::Directory;
 use super::transactions::{
-    Admission, Destination, OwnBranch, Owner, ReplyPath, ServerId, Transactions, Verdict, Waiting,
+    Admission, ClientId, Destination, News, OwnBranch, Owner, ReplyPath, ServerId, Transactions, Verdict, Waiting,
 };
 use crate::base::id::{Aor, ShardId};
 use crate::base::limits::SERVER_TRANSACTION_COUNT_MAX;
@@ -175,11 +175,15 @@ impl<D: Directory> Core<D> {
             if !self.transactions.handle_timeout(now.at, &mut self.effects, &mut news) {
                 break;
             }
-            if let Some((owner, verdict)) = news {
-                if verdict == Verdict::TimedOut {
-                    self.metrics.count(Counter::TransactionTimeout);
+            match news {
+                Some(News::Client(owner, verdict)) => {
+                    if verdict == Verdict::TimedOut {
+                        self.metrics.count(Counter::TransactionTimeout);
+                    }
+                    self.on_verdict(owner, verdict, None, now);
                 }
-                self.on_verdict(owner, verdict, None, now);
+                Some(News::TryingDue(server)) => self.on_trying_due(server, now),
+                None => {}
             }
         }
         while let Some(timer) = self.wheel.pop_due(now.at) {
@@ -258,7 +262,8 @@ impl<D: Directory> Core<D> {
         request: &Bytes,
         read: impl FnOnce(&mut Self, &Message<'_>) -> R,
     ) -> Option<R> {
-        let mut scan = self.spare_scan.take()?;
+        // Reading one kept request may lead to another: a deferral that is committed can let a waiting user go on.
+        let mut scan = self.spare_scan.take().unwrap_or_default();
         let outcome = match scan.scan(request) {
             Ok(()) => Some(read(self, &Message { bytes: request, scan: &scan })),
             Err(_) => None,
@@ -274,7 +279,12 @@ impl<D: Directory> Core<D> {
     }
 
     fn on_response(&mut self, message: &Message<'_>, status: u16, source: Source, now: Now, may_steer: bool) {
-        let branch = message.via().and_then(|via| via.branch).and_then(OwnBranch::parse);
+        // RFC 3261 §18.3: a response that is cut short is discarded; what cannot be read whole is not passed on either.
+        let Ok(envelope) = message.check_response() else {
+            self.metrics.count(Counter::DroppedMalformed);
+            return;
+        };
+        let branch = envelope.via.branch.and_then(OwnBranch::parse);
         let Some(branch) = branch.filter(|branch| branch.shard.0 < self.settings.shard_count) else {
             self.metrics.count(Counter::DroppedStrayResponse);
             return;
@@ -283,6 +293,13 @@ impl<D: Directory> Core<D> {
             if may_steer {
                 self.hand_over(branch.shard, message.bytes, source);
             }
+            return;
+        }
+        if matches!(self.transactions.owner(branch), Some(Owner::Job(_)))
+            && message.elements(Name::Via).nth(1).is_none()
+        {
+            // RFC 3261 §16.7 step 3: a response without another Via has nowhere to go.
+            self.metrics.count(Counter::DroppedMalformed);
             return;
         }
         match self.transactions.on_response(branch, status, now.at, &mut self.effects) {
@@ -300,7 +317,9 @@ impl<D: Directory> Core<D> {
     fn on_verdict(&mut self, owner: Owner, verdict: Verdict, response: Option<(u16, &Message<'_>)>, now: Now) {
         match owner {
             Owner::Job(job) => self.on_branch(job, verdict, response, now),
-            Owner::Delivery(id) => self.on_attempt(id, verdict, response.map(|(status, _)| status), now),
+            Owner::Delivery { id, round } => {
+                self.on_attempt(id, round, verdict, response.map(|(status, _)| status), now);
+            }
             Owner::Notice => {}
         }
     }
@@ -431,6 +450,7 @@ impl<D: Directory> Core<D> {
             self.respond(server, message, 503, "Service Unavailable", RETRY_AFTER_LINE, now);
             return;
         };
+        self.transactions.set_job(server, job);
         self.effects.push_back(Effect::Control {
             ticket: Waiting::Job(job).ticket(),
             command: ControlCommand::Register(change),
@@ -593,7 +613,21 @@ impl<D: Directory> Core<D> {
         Bytes::copy_from_slice(&self.scratch)
     }
 
-    /// Sends a request of ours: reserves a transaction, has the request written around its Via, launches it. False when
+    /// RFC 4320 §4.1: a request that is not answered by the time its sender has slowed down to T2 gets a 100, on any
+    /// transport; its repetitions get the same.
+    fn on_trying_due(&mut self, server: ServerId, now: Now) {
+        let Some(job) = self.transactions.job_of(server).and_then(|job| self.jobs.get(job)) else { return };
+        let request = if job.request.is_empty() {
+            let sent = job.clients.iter().find_map(|client| self.transactions.request_of(*client));
+            sent.map(|request| Bytes::from(write::without_top_via(request)))
+        } else {
+            Some(job.request.clone())
+        };
+        let Some(request) = request else { return };
+        self.with_request(&request, |core, message| core.respond(server, message, 100, "Trying", "", now));
+    }
+
+    /// Sends a request of ours: reserves a transaction, has the request written around its Via, launches it. `None` when
     /// there is no room or no socket of the hop's family.
     pub(super) fn send_request(
         &mut self,
@@ -602,13 +636,13 @@ impl<D: Directory> Core<D> {
         loop_mark: u32,
         now: Now,
         compose: impl FnOnce(&mut Vec<u8>, &[u8]),
-    ) -> bool {
-        let Some((listener, own)) = self.listener_for(hop.addr) else { return false };
+    ) -> Option<ClientId> {
+        let (listener, own) = self.listener_for(hop.addr)?;
         let transport = hop.transport.unwrap_or(Transport::Udp);
         let destination = Destination { transport, to: hop.addr, listener, sized_up: false };
         let Some(id) = self.transactions.reserve(owner, destination, &mut self.rng, now.at) else {
             self.metrics.count(Counter::RefusedOverload);
-            return false;
+            return None;
         };
         self.extra.clear();
         self.transactions.write_via(id, own, loop_mark, &mut self.extra);
@@ -616,7 +650,7 @@ impl<D: Directory> Core<D> {
         compose(&mut self.scratch, &self.extra);
         let path_mtu = self.settings.path_mtu;
         self.transactions.launch(id, &mut self.scratch, path_mtu, now.at, &mut self.effects);
-        true
+        Some(id)
     }
 
     fn listener_for(&self, to: SocketAddr) -> Option<(u8, SocketAddr)> {

@@ -14,7 +14,7 @@ use super::settings::Settings;
 use super::storage::{Answer, Command, DeferredMessage, Outcome, Reply, Settlement, Shelf};
 use super::subscriber::Directory;
 use super::transactions::{Owner, Verdict, Waiting};
-use crate::base::id::Aor;
+use crate::base::id::{Aor, MessageId};
 use crate::base::limits::{DELIVERY_ACTIVE_MAX, DELIVERY_USER_COUNT_MAX};
 use crate::base::slots::{SlotId, Slots};
 use crate::base::time::{Instant, Now, UnixMillis};
@@ -70,6 +70,11 @@ enum Step {
     Recording,
     /// Final responses are awaited.
     Sending,
+    /// The store is removing the message that was in hand: until it has, the queue is not read again, or the message
+    /// would be sent once more.
+    Settling,
+    /// The store could not remove it and is asked again later.
+    Unsettled,
     /// The next attempt is due later.
     Backoff,
 }
@@ -81,9 +86,15 @@ struct Delivery {
     queue: VecDeque<DeferredMessage>,
     /// The user became reachable again meanwhile: what failed is tried at once.
     again: bool,
+    /// Attempts so far, of all messages.
+    round: u32,
     pending: u8,
     best: Option<u16>,
     record: Option<Box<str>>,
+    /// The message to be removed.
+    settling: MessageId,
+    /// When a wait is over; timers of earlier waits may still be on the wheel.
+    due: Instant,
 }
 
 /// The users whose deferred messages are being delivered by this shard.
@@ -98,6 +109,8 @@ pub(super) struct Deliveries {
     next_send: Instant,
     interval: Duration,
     pace_armed: bool,
+    /// The line is being served further up the stack.
+    serving: bool,
 }
 
 impl Deliveries {
@@ -110,7 +123,15 @@ impl Deliveries {
             next_send: now,
             interval: Duration::from_secs(1) / settings.deferred_pace.max(1),
             pace_armed: false,
+            serving: false,
         }
+    }
+
+    /// Puts a user in line. One with messages in hand goes first, so that only a few users' messages are in memory.
+    fn queue_up(&mut self, id: SlotId) {
+        let Some(delivery) = self.slots.get_mut(id) else { return };
+        delivery.step = Step::Queued;
+        if delivery.queue.is_empty() { self.line.push_back(id) } else { self.line.push_front(id) }
     }
 
     fn may_send(&self, now: Instant) -> bool {
@@ -134,8 +155,7 @@ impl<D: Directory> Core<D> {
             if let Some(delivery) = self.deliveries.slots.get_mut(id) {
                 delivery.again = true;
                 if delivery.step == Step::Backoff {
-                    delivery.step = Step::Queued;
-                    self.deliveries.line.push_back(id);
+                    self.deliveries.queue_up(id);
                 }
             }
         } else {
@@ -144,9 +164,12 @@ impl<D: Directory> Core<D> {
                 step: Step::Queued,
                 queue: VecDeque::new(),
                 again: false,
+                round: 0,
                 pending: 0,
                 best: None,
                 record: None,
+                settling: MessageId::default(),
+                due: now.at,
             };
             // Full: the messages stay in the store, and the user's next registration brings them up again.
             let Some(id) = self.deliveries.slots.insert(delivery) else { return };
@@ -158,17 +181,25 @@ impl<D: Directory> Core<D> {
 
     /// Lets users out of the line while there is room.
     fn serve_line(&mut self, now: Now) {
+        // A user that is done at once lets the next one out: from the loop that is running, not from a deeper one.
+        if std::mem::replace(&mut self.deliveries.serving, true) {
+            return;
+        }
         while self.deliveries.active < DELIVERY_ACTIVE_MAX {
+            if self.deliveries.line.is_empty() {
+                break;
+            }
             if !self.deliveries.may_send(now.at) {
                 self.arm_pace();
-                return;
+                break;
             }
-            let Some(id) = self.deliveries.line.pop_front() else { return };
+            let Some(id) = self.deliveries.line.pop_front() else { break };
             if self.deliveries.slots.get(id).is_some_and(|delivery| delivery.step == Step::Queued) {
                 self.deliveries.active += 1;
                 self.next_message(id, now);
             }
         }
+        self.deliveries.serving = false;
     }
 
     fn arm_pace(&mut self) {
@@ -185,11 +216,29 @@ impl<D: Directory> Core<D> {
     }
 
     pub(super) fn on_delivery_timer(&mut self, id: SlotId, now: Now) {
-        let Some(delivery) = self.deliveries.slots.get_mut(id).filter(|delivery| delivery.step == Step::Backoff) else {
+        let Some(delivery) = self.deliveries.slots.get_mut(id).filter(|delivery| delivery.due <= now.at) else {
             return;
         };
-        delivery.step = Step::Queued;
-        self.deliveries.line.push_back(id);
+        match delivery.step {
+            Step::Backoff => self.deliveries.queue_up(id),
+            Step::Unsettled => {
+                self.deliveries.active += 1;
+                self.remove_settled(id);
+            }
+            _ => {}
+        }
+        self.serve_line(now);
+    }
+
+    /// Lets a user wait, without messages in memory: the store has them.
+    fn back_off(&mut self, id: SlotId, step: Step, wait: Duration, now: Now) {
+        let Some(delivery) = self.deliveries.slots.get_mut(id) else { return };
+        debug_assert!(matches!(step, Step::Backoff | Step::Unsettled), "a step that a timer ends");
+        delivery.step = step;
+        delivery.queue.clear();
+        delivery.due = now.at + wait;
+        self.deliveries.active -= 1;
+        self.wheel.insert(now.at + wait, CoreTimer::Delivery(id));
         self.serve_line(now);
     }
 
@@ -205,9 +254,8 @@ impl<D: Directory> Core<D> {
             return;
         };
         if self.deliveries.next_send > now.at + PACE_AHEAD {
-            delivery.step = Step::Queued;
             self.deliveries.active -= 1;
-            self.deliveries.line.push_back(id);
+            self.deliveries.queue_up(id);
             self.arm_pace();
             return;
         }
@@ -283,8 +331,10 @@ impl<D: Directory> Core<D> {
 
     /// Sends the message in hand: a request of our own with the sender's words (SPEC §2.4).
     fn send_first(&mut self, id: SlotId, now: Now) {
-        let Some(delivery) = self.deliveries.slots.get(id) else { return };
+        let Some(delivery) = self.deliveries.slots.get_mut(id) else { return };
         let (Some(message), user) = (delivery.queue.front().cloned(), delivery.user.clone()) else { return };
+        delivery.round = delivery.round.wrapping_add(1);
+        let round = delivery.round;
         let settings = std::sync::Arc::clone(&self.settings);
         let instances = self.directory.read(user.as_str(), |subscriber| {
             subscriber.map(|known| decide::instances(known, &settings, now.wall)).unwrap_or_default()
@@ -296,12 +346,12 @@ impl<D: Directory> Core<D> {
         for index in 0..branches {
             let instance = instances.get(index).map(|instance| &**instance);
             let launched = self.with_request(&message.request, |core, view| {
-                core.send_request(Owner::Delivery(id), settings.core.hop, 0, now, |out, via| {
+                core.send_request(Owner::Delivery { id, round }, settings.core.hop, 0, now, |out, via| {
                     let own = OwnRequest { via, call_id: &call_id, from_tag: &from_tag, instance, message: &message };
                     write_delivery(out, view, &own, now.wall);
                 })
             });
-            sent += u8::from(launched == Some(true));
+            sent += u8::from(launched.flatten().is_some());
         }
         let deliveries = &mut self.deliveries;
         deliveries.next_send = deliveries.next_send.max(now.at) + deliveries.interval;
@@ -315,8 +365,10 @@ impl<D: Directory> Core<D> {
     }
 
     /// What became of one attempt's branch.
-    pub(super) fn on_attempt(&mut self, id: SlotId, verdict: Verdict, status: Option<u16>, now: Now) {
-        let Some(delivery) = self.deliveries.slots.get_mut(id).filter(|delivery| delivery.step == Step::Sending) else {
+    pub(super) fn on_attempt(&mut self, id: SlotId, round: u32, verdict: Verdict, status: Option<u16>, now: Now) {
+        let delivery = self.deliveries.slots.get_mut(id);
+        let Some(delivery) = delivery.filter(|delivery| delivery.step == Step::Sending && delivery.round == round)
+        else {
             return;
         };
         match (verdict, status) {
@@ -365,36 +417,42 @@ impl<D: Directory> Core<D> {
         let settlement = Settlement::Retry { attempts: first.attempts, not_before: first.not_before };
         let command = Command::Settle { user, id: first.id, settlement };
         let at_once = std::mem::take(&mut delivery.again);
-        delivery.step = if at_once { Step::Queued } else { Step::Backoff };
+        delivery.queue.clear();
         self.effects.push_back(Effect::Store { ticket: Waiting::Nobody.ticket(), command });
-        self.deliveries.active -= 1;
         if at_once {
-            self.deliveries.line.push_back(id);
+            self.deliveries.active -= 1;
+            self.deliveries.queue_up(id);
+            self.serve_line(now);
         } else {
-            self.wheel.insert(now.at + wait, CoreTimer::Delivery(id));
+            self.back_off(id, Step::Backoff, wait, now);
         }
-        self.serve_line(now);
     }
 
-    /// Removes the message in hand from the queue and goes on behind the others in line.
+    /// Removes the message in hand from the queue; once it is gone, the user goes on.
     fn drop_first(&mut self, id: SlotId, tell_sender: bool, now: Now) {
         let Some(delivery) = self.deliveries.slots.get_mut(id) else { return };
-        let user = delivery.user.clone();
         let Some(message) = delivery.queue.pop_front() else { return };
-        delivery.step = Step::Queued;
-        let command = Command::Settle { user, id: message.id, settlement: Settlement::Remove };
-        self.effects.push_back(Effect::Store { ticket: Waiting::Nobody.ticket(), command });
+        delivery.settling = message.id;
+        self.remove_settled(id);
         if tell_sender && message.wants_failure_notice {
             self.tell_sender(&message, now);
         }
-        self.deliveries.active -= 1;
-        self.deliveries.line.push_back(id);
-        self.serve_line(now);
+    }
+
+    fn remove_settled(&mut self, id: SlotId) {
+        let Some(delivery) = self.deliveries.slots.get_mut(id) else { return };
+        delivery.step = Step::Settling;
+        let settlement = Settlement::Remove;
+        let command = Command::Settle { user: delivery.user.clone(), id: delivery.settling, settlement };
+        self.effects.push_back(Effect::Store { ticket: Waiting::Delivery(id).ticket(), command });
     }
 
     fn end_delivery(&mut self, id: SlotId, now: Now) {
         if let Some(delivery) = self.deliveries.slots.remove(id) {
-            debug_assert!(delivery.step != Step::Backoff, "only a user past the line is let go");
+            debug_assert!(
+                !matches!(delivery.step, Step::Backoff | Step::Unsettled),
+                "only a user past the line is let go"
+            );
             self.deliveries.by_user.remove(&delivery.user);
             self.deliveries.active -= 1;
         }
@@ -417,12 +475,13 @@ impl<D: Directory> Core<D> {
                 self.next_message(id, now);
             }
             // The disk may come back before the user's next registration does.
-            (Step::Peeking, _) => {
-                delivery.step = Step::Backoff;
+            (Step::Peeking, _) => self.back_off(id, Step::Backoff, BACKOFF_FIRST, now),
+            (Step::Settling, Ok(_)) => {
                 self.deliveries.active -= 1;
-                self.wheel.insert(now.at + BACKOFF_FIRST, CoreTimer::Delivery(id));
+                self.deliveries.queue_up(id);
                 self.serve_line(now);
             }
+            (Step::Settling, Err(_)) => self.back_off(id, Step::Unsettled, BACKOFF_FIRST, now),
             (Step::Recording, answer) => {
                 let recorded = answer.is_ok();
                 if !recorded {
@@ -507,7 +566,7 @@ impl<D: Directory> Core<D> {
             );
             out.extend_from_slice(&body);
         });
-        if launched {
+        if launched.is_some() {
             self.metrics.count(Counter::NoticeSent);
         }
     }

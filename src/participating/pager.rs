@@ -12,7 +12,7 @@ use super::policy::PolicyRequest;
 use super::settings::{Expired, InterworkingFailure, Oversize};
 use super::storage::{Answer, Command, DeferredMessage, Direction, Fault, Outcome, Reply, Shelf};
 use super::subscriber::Directory;
-use super::transactions::{OwnBranch, Owner, ServerId, Verdict, Waiting};
+use super::transactions::{ClientId, OwnBranch, Owner, ServerId, Verdict, Waiting};
 use crate::base::id::{Aor, MessageId};
 use crate::base::slots::SlotId;
 use crate::base::time::{Instant, Now, UnixMillis};
@@ -56,6 +56,17 @@ pub(super) enum Stage {
     Forwarding,
 }
 
+/// Why a message is forwarded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Errand {
+    /// To the user's devices.
+    Deliver,
+    /// To the interworking function.
+    Interwork,
+    /// Past us: another service's message is not ours to judge, nor to keep.
+    Relay,
+}
+
 /// A message or registration between its arrival and its final response.
 pub(super) struct Job {
     pub(super) server: ServerId,
@@ -64,12 +75,13 @@ pub(super) struct Job {
     pub(super) stage: Stage,
     started: Instant,
     source: Option<Source>,
+    /// The branches.
+    pub(super) clients: SmallVec<[ClientId; 2]>,
     /// Branches that have not ended.
     pending: u8,
     /// The best final response so far, as received and as it would be passed back.
     best: Option<(u16, Bytes)>,
-    /// It goes to the interworking function.
-    interworking: bool,
+    errand: Errand,
     /// The history record to update, and whose.
     record: Option<(Aor, Box<str>)>,
     /// The name being looked up.
@@ -86,9 +98,10 @@ impl Job {
             stage,
             started,
             source: None,
+            clients: SmallVec::new(),
             pending: 0,
             best: None,
-            interworking: false,
+            errand: Errand::Deliver,
             record: None,
             host: None,
             resolved: false,
@@ -100,7 +113,7 @@ impl Job {
 struct Plan<'a> {
     way: Way<'a>,
     instances: Instances,
-    interworking: bool,
+    errand: Errand,
 }
 
 impl<D: Directory> Core<D> {
@@ -157,7 +170,7 @@ impl<D: Directory> Core<D> {
             Service::Unnamed => PAGER_SERVICE,
             Service::Other => {
                 // Not ours to judge: the message goes its way.
-                self.start_forwarding(server, message, source, Instances::new(), None, now);
+                self.start_forwarding(server, message, source, Instances::new(), Errand::Relay, now);
                 return;
             }
         };
@@ -258,11 +271,7 @@ impl<D: Directory> Core<D> {
                 self.effects.push_back(Effect::Store { ticket: Waiting::Job(job).ticket(), command });
             }
             Decision::Interwork => {
-                if let Some(job) = self.start_forwarding(server, message, source, Instances::new(), Some(()), now)
-                    && let Some(job) = self.jobs.get_mut(job)
-                {
-                    job.interworking = true;
-                }
+                self.start_forwarding(server, message, source, Instances::new(), Errand::Interwork, now);
             }
             Decision::Deliver { record: true, .. } => {
                 let request = Bytes::copy_from_slice(message.bytes);
@@ -278,7 +287,7 @@ impl<D: Directory> Core<D> {
                 self.effects.push_back(Effect::Store { ticket: Waiting::Job(job).ticket(), command });
             }
             Decision::Deliver { record: false, instances } => {
-                self.start_forwarding(server, message, source, instances.clone(), None, now);
+                self.start_forwarding(server, message, source, instances.clone(), Errand::Deliver, now);
             }
         }
     }
@@ -322,9 +331,12 @@ impl<D: Directory> Core<D> {
         now: Now,
     ) -> Option<SlotId> {
         let job = self.jobs.insert(Job::new(server, request, stage, now.at));
-        if job.is_none() {
-            self.metrics.count(Counter::RefusedOverload);
-            self.respond(server, message, 503, "Service Unavailable", RETRY_AFTER_LINE, now);
+        match job {
+            Some(job) => self.transactions.set_job(server, job),
+            None => {
+                self.metrics.count(Counter::RefusedOverload);
+                self.respond(server, message, 503, "Service Unavailable", RETRY_AFTER_LINE, now);
+            }
         }
         job
     }
@@ -447,22 +459,35 @@ impl<D: Directory> Core<D> {
         message: &Message<'_>,
         source: Source,
         instances: Instances,
-        interworking: Option<()>,
+        errand: Errand,
         now: Now,
-    ) -> Option<SlotId> {
-        let interworking = interworking.is_some();
+    ) {
         // The request is kept only where it may be deferred after all.
-        let keep = !self.settings.defer_on.is_empty()
-            || (interworking && self.settings.isf_failure == InterworkingFailure::Defer);
+        let keep = match errand {
+            Errand::Deliver => !self.settings.defer_on.is_empty(),
+            Errand::Interwork => self.settings.isf_failure == InterworkingFailure::Defer,
+            Errand::Relay => false,
+        };
         let request = if keep { Bytes::copy_from_slice(message.bytes) } else { Bytes::new() };
-        let job = self.begin(server, message, request, Stage::Forwarding, now)?;
+        let Some(job) = self.begin(server, message, request, Stage::Forwarding, now) else { return };
         if let Some(waiting) = self.jobs.get_mut(job) {
             waiting.source = Some(source);
-            waiting.interworking = interworking;
+            waiting.errand = errand;
         }
         let way = facts::way(message, &self.settings);
-        self.forward(job, message, Plan { way, instances, interworking }, now);
-        Some(job)
+        self.forward(job, message, Plan { way, instances, errand }, now);
+    }
+
+    /// True when a message on this errand becomes a deferred one after this answer; 408 stands for silence.
+    fn defers_on(&self, errand: Errand, status: u16) -> bool {
+        match errand {
+            Errand::Deliver => self.settings.defer_on.contains(&status),
+            Errand::Interwork => {
+                self.settings.isf_failure == InterworkingFailure::Defer
+                    && ((500..600).contains(&status) || status == 408)
+            }
+            Errand::Relay => false,
+        }
     }
 
     /// Sends the branches of a job, or asks for the next hop's address first.
@@ -489,21 +514,20 @@ impl<D: Directory> Core<D> {
         let Ok(envelope) = message.envelope() else { return };
         let loop_mark = self.loop_mark(message, &envelope);
         let branches = plan.instances.len().max(1);
-        let mut sent = 0;
+        let mut clients = SmallVec::new();
         for index in 0..branches {
             let instance = plan.instances.get(index).map(|instance| &**instance);
-            if self.send_branch(job, message, &plan, hop, instance, loop_mark, now) {
-                sent += 1;
-            }
+            clients.extend(self.send_branch(job, message, &plan, hop, instance, loop_mark, now));
         }
-        if sent == 0 {
+        if clients.is_empty() {
             self.finish_unsendable(job, message, now);
             return;
         }
-        let patience = self.settings.defer_on.contains(&408);
+        let patience = self.defers_on(plan.errand, 408);
         if let Some(waiting) = self.jobs.get_mut(job) {
             waiting.stage = Stage::Forwarding;
-            waiting.pending = sent;
+            waiting.pending = clients.len() as u8;
+            waiting.clients = clients;
         }
         if patience {
             self.wheel.insert(now.at + ANSWER_PATIENCE, CoreTimer::Job(job));
@@ -511,7 +535,7 @@ impl<D: Directory> Core<D> {
     }
 
     fn next_hop(&self, plan: &Plan<'_>, now: Instant) -> Hop {
-        if plan.interworking {
+        if plan.errand == Errand::Interwork {
             return self.settings.isf.as_ref().map_or(Hop::Unreachable, |isf| Hop::Known(isf.hop));
         }
         let Some(route) = plan.way.next else { return Hop::Known(self.settings.core.hop) };
@@ -537,7 +561,7 @@ impl<D: Directory> Core<D> {
         instance: Option<&str>,
         loop_mark: u32,
         now: Now,
-    ) -> bool {
+    ) -> Option<ClientId> {
         let stamp = self
             .jobs
             .get(job)
@@ -549,12 +573,11 @@ impl<D: Directory> Core<D> {
         let extra = instance.map(|instance| {
             format!("Accept-Contact: *;+sip.instance=\"<{instance}>\";require;explicit\r\n").into_bytes()
         });
-        let isf_route = plan
-            .interworking
-            .then(|| self.settings.isf.as_ref().map(|isf| format!("<{}>", isf.uri).into_bytes()))
-            .flatten();
+        let interworking = plan.errand == Errand::Interwork;
+        let isf_route =
+            interworking.then(|| self.settings.isf.as_ref().map(|isf| format!("<{}>", isf.uri).into_bytes())).flatten();
         // A next hop that is a strict router gets the Request-URI as the last Route (RFC 3261 §16.6 step 6).
-        let strict = (!plan.interworking)
+        let strict = (!interworking)
             .then_some(plan.way.next)
             .flatten()
             .filter(|route| Uri::parse(route).is_ok_and(|uri| !uri.is_loose_route()));
@@ -605,15 +628,11 @@ impl<D: Directory> Core<D> {
 
     /// Goes on with a kept request: devices are chosen as things stand, since time has passed.
     fn resume(&mut self, job: SlotId, now: Now) {
-        let Some((request, interworking)) = self.jobs.get(job).map(|job| (job.request.clone(), job.interworking))
-        else {
-            return;
-        };
+        let Some((request, errand)) = self.jobs.get(job).map(|job| (job.request.clone(), job.errand)) else { return };
         self.with_request(&request, |core, message| {
             let way = facts::way(message, &core.settings);
-            let is_cpm = !matches!(facts::service(message, &core.settings.cpm_tags), Service::Other);
             let instances = match canonical(way.served) {
-                Some(user) if !interworking && is_cpm => {
+                Some(user) if errand == Errand::Deliver => {
                     let settings = &core.settings;
                     core.directory.read(user.as_str(), |subscriber| {
                         subscriber.map(|known| decide::instances(known, settings, now.wall)).unwrap_or_default()
@@ -621,7 +640,7 @@ impl<D: Directory> Core<D> {
                 }
                 _ => Instances::new(),
             };
-            core.forward(job, message, Plan { way, instances, interworking }, now);
+            core.forward(job, message, Plan { way, instances, errand }, now);
         });
     }
 
@@ -694,10 +713,8 @@ impl<D: Directory> Core<D> {
         let Some(job) = self.jobs.get_mut(id) else { return };
         let best = job.best.take();
         let status = best.as_ref().map_or(408, |(status, _)| *status);
-        let interworking_failed = job.interworking && (status >= 500 || status == 408);
-        let defers = (interworking_failed && self.settings.isf_failure == InterworkingFailure::Defer)
-            || (!job.interworking && self.settings.defer_on.contains(&status));
-        if defers && self.defer_instead(id, now) {
+        let errand = job.errand;
+        if self.defers_on(errand, status) && self.defer_instead(id, now) {
             return;
         }
         let Some(job) = self.jobs.remove(id) else { return };

@@ -87,7 +87,12 @@ pub struct ReplyPath {
 impl ReplyPath {
     /// Reads it from the topmost Via. RFC 3261 §18.2.
     pub fn of(via: &Via<'_>, source: Source) -> Self {
-        Self { source, to: response_address(via, source.peer), stamp: ViaStamp::of(via, source.peer) }
+        let to = match source.transport {
+            Transport::Udp => response_address(via, source.peer),
+            // The source port of a connection takes no other: RFC 3581 is about datagrams.
+            Transport::Tcp => response_address(&Via { rport: None, ..*via }, source.peer),
+        };
+        Self { source, to, stamp: ViaStamp::of(via, source.peer) }
     }
 
     fn reliability(&self) -> Reliability {
@@ -138,6 +143,8 @@ struct Server {
     merged: Option<u128>,
     machine: ServerMachine,
     path: ReplyPath,
+    /// What works on the answer.
+    job: Option<SlotId>,
     response: Bytes,
     started: Instant,
     completed: bool,
@@ -150,8 +157,13 @@ struct Server {
 pub enum Owner {
     /// A message being forwarded.
     Job(SlotId),
-    /// A deferred message being delivered.
-    Delivery(SlotId),
+    /// An attempt to deliver a deferred message.
+    Delivery {
+        /// The user's delivery.
+        id: SlotId,
+        /// Which attempt: a branch that is answered when the next message is under way speaks of its own attempt only.
+        round: u32,
+    },
     /// A notification of our own, which nobody waits for.
     Notice,
 }
@@ -191,6 +203,15 @@ pub enum Verdict {
     TimedOut,
     /// The request could not be sent.
     Unsendable,
+}
+
+/// What a timer has to say to the core.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum News {
+    /// A client transaction came to its end.
+    Client(Owner, Verdict),
+    /// A request has gone unanswered for so long that a 100 is due (RFC 4320 §4.1).
+    TryingDue(ServerId),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -375,13 +396,14 @@ impl Transactions {
         let machine = if method == b"INVITE" {
             ServerMachine::Invite(InviteServer::new(path.reliability()))
         } else {
-            ServerMachine::NonInvite(NonInviteServer::new(path.reliability()))
+            ServerMachine::NonInvite(NonInviteServer::new(path.reliability()).with_trying(now))
         };
         let server = Server {
             key,
             merged: merged.filter(|_| !is_merged),
             machine,
             path,
+            job: None,
             response: Bytes::new(),
             started: now,
             completed: false,
@@ -396,6 +418,7 @@ impl Transactions {
         if let Some(hash) = merged {
             self.by_merged.insert(hash, id);
         }
+        self.arm(Timed::Server(id));
         if is_merged { Admission::Merged(id) } else { Admission::New(id) }
     }
 
@@ -416,6 +439,23 @@ impl Transactions {
         self.servers.get(id).map(|server| server.path)
     }
 
+    /// Notes what works on the answer to a transaction.
+    pub fn set_job(&mut self, id: ServerId, job: SlotId) {
+        if let Some(server) = self.servers.get_mut(id) {
+            server.job = Some(job);
+        }
+    }
+
+    /// What works on the answer to a transaction.
+    pub fn job_of(&self, id: ServerId) -> Option<SlotId> {
+        self.servers.get(id)?.job
+    }
+
+    /// The request that a client transaction still keeps, as it was sent.
+    pub fn request_of(&self, id: ClientId) -> Option<&Bytes> {
+        self.clients.get(id).map(|client| &client.request).filter(|request| !request.is_empty())
+    }
+
     /// The key of a transaction.
     pub fn key_of(&self, id: ServerId) -> Option<ServerKey> {
         self.servers.get(id).map(|server| server.key)
@@ -430,15 +470,17 @@ impl Transactions {
     pub fn respond(&mut self, id: ServerId, status: u16, bytes: Bytes, now: Instant, out: &mut VecDeque<Effect>) {
         let Some(server) = self.servers.get_mut(id) else { return };
         server.response = bytes;
-        if status >= 200 && !server.completed {
-            server.completed = true;
-            self.completed.push_back(id);
-        }
         self.metrics.response_sent(status);
         self.drive_server(id, out, |machine| match machine {
             ServerMachine::NonInvite(machine) => machine.on_send_response(status, now),
             ServerMachine::Invite(machine) => machine.on_send_response(status, now),
         });
+        if status >= 200
+            && let Some(server) = self.servers.get_mut(id)
+            && !std::mem::replace(&mut server.completed, true)
+        {
+            self.completed.push_back(id);
+        }
         self.arm(Timed::Server(id));
     }
 
@@ -452,8 +494,8 @@ impl Transactions {
         id: ServerId,
         out: &mut VecDeque<Effect>,
         drive: impl FnOnce(&mut ServerMachine) -> Action,
-    ) {
-        let Some(server) = self.servers.get_mut(id) else { return };
+    ) -> Tell {
+        let Some(server) = self.servers.get_mut(id) else { return Tell::Nothing };
         let action = drive(&mut server.machine);
         if action.send == SendWhat::Response && !server.response.is_empty() {
             out.push_back(server.path.send(server.response.clone()));
@@ -461,6 +503,7 @@ impl Transactions {
         if action.terminated {
             self.remove_server(id);
         }
+        action.tell
     }
 
     fn remove_server(&mut self, id: ServerId) {
@@ -533,6 +576,12 @@ impl Transactions {
         client.started = now;
         out.push_back(client.send(id));
         self.arm(Timed::Client(id));
+    }
+
+    /// Whose transaction a branch names.
+    pub fn owner(&self, branch: OwnBranch) -> Option<Owner> {
+        let (_, client) = self.clients.at(branch.slot)?;
+        (client.nonce == branch.nonce).then_some(client.owner)
     }
 
     /// Takes a response: whose it is and what it means. RFC 3261 §17.1.3.
@@ -638,13 +687,8 @@ impl Transactions {
         self.wheel.next_deadline()
     }
 
-    /// Fires one due timer; true while there may be more. News of a client transaction is put into `news`.
-    pub fn handle_timeout(
-        &mut self,
-        now: Instant,
-        out: &mut VecDeque<Effect>,
-        news: &mut Option<(Owner, Verdict)>,
-    ) -> bool {
+    /// Fires one due timer; true while there may be more. What the core has to know is put into `news`.
+    pub fn handle_timeout(&mut self, now: Instant, out: &mut VecDeque<Effect>, news: &mut Option<News>) -> bool {
         let Some(timed) = self.wheel.pop_due(now) else { return false };
         self.disarm(timed);
         // Entries are never taken off the wheel: one that came too early, because its machine moved on, is put back.
@@ -657,15 +701,20 @@ impl Transactions {
             Some(_) => {}
         }
         match timed {
-            Timed::Server(id) => self.drive_server(id, out, |machine| match machine {
-                ServerMachine::NonInvite(machine) => machine.handle_timeout(now),
-                ServerMachine::Invite(machine) => machine.handle_timeout(now),
-            }),
+            Timed::Server(id) => {
+                let tell = self.drive_server(id, out, |machine| match machine {
+                    ServerMachine::NonInvite(machine) => machine.handle_timeout(now),
+                    ServerMachine::Invite(machine) => machine.handle_timeout(now),
+                });
+                if tell == Tell::TryingDue {
+                    *news = Some(News::TryingDue(id));
+                }
+            }
             Timed::Client(id) => {
                 let owner = self.clients.get(id).map(|client| client.owner);
                 let tell = self.drive_client(id, out, |machine| machine.handle_timeout(now));
                 if let (Some(owner), Some(verdict)) = (owner, tell.and_then(verdict)) {
-                    *news = Some((owner, verdict));
+                    *news = Some(News::Client(owner, verdict));
                 }
             }
         }

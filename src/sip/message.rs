@@ -228,6 +228,17 @@ impl<'a> Message<'a> {
         }
         Ok(envelope)
     }
+
+    /// Judges a response: whole, with what transactions need, and about the method that its CSeq names.
+    ///
+    /// RFC 3261 §8.1.3.3, §18.3.
+    pub fn check_response(&self) -> Result<Envelope<'a>, RequestFault> {
+        let envelope = self.envelope()?;
+        match self.scan.fault {
+            Some(fault) => Err(RequestFault::Scan(fault)),
+            None => Ok(envelope),
+        }
+    }
 }
 
 /// True when a comma has nothing before or behind it.

@@ -209,6 +209,16 @@ pub fn response(out: &mut Vec<u8>, request: &Message<'_>, response: &Response<'_
     out.extend_from_slice(b"Content-Length: 0\r\n\r\n");
 }
 
+/// A request as it came in, made of one that [`forward_request`] wrote: without the Via that it put on top.
+///
+/// RFC 3261 §16.6 step 8.
+pub fn without_top_via(request: &[u8]) -> Vec<u8> {
+    let start = memchr::memmem::find(request, b"\r\n").map_or(request.len(), |at| at + 2);
+    let via = memchr::memmem::find(&request[start..], b"\r\n").map_or(request.len(), |at| start + at + 2);
+    debug_assert!(request[start..via].starts_with(b"Via: "), "our Via is the first field");
+    [&request[..start], &request[via..]].concat()
+}
+
 /// Writes one header line.
 ///
 /// RFC 3261 §7.3.

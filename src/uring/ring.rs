@@ -139,10 +139,7 @@ pub struct Ring {
     sends_in_flight: usize,
     /// Datagrams pushed since the last submission: all complete during it.
     datagrams_pushed: usize,
-    /// Stream sends pushed since the last submission: nearly all complete during it.
-    stream_sends_pushed: usize,
     enter_flags: EnterFlags,
-    min_wait: bool,
 }
 
 impl Ring {
@@ -155,7 +152,6 @@ impl Ring {
             // An idle shard is idle, not waiting for a disk.
             enter_flags |= EnterFlags::NO_IOWAIT;
         }
-        let min_wait = params.is_feature_min_timeout() && std::env::var_os("NOMIN").is_none();
         let memory = Memory {
             datagrams: Pool::register(&ring.submitter(), DATAGRAM_GROUP, plan.datagrams)?,
             streams: Pool::register(&ring.submitter(), STREAM_GROUP, plan.streams)?,
@@ -172,9 +168,7 @@ impl Ring {
             in_flight: 0,
             sends_in_flight: 0,
             datagrams_pushed: 0,
-            stream_sends_pushed: 0,
             enter_flags,
-            min_wait,
         };
         let (_, header) = ring.memory.header.take().expect("the table is new");
         header.msg_namelen = RAW_ADDR_LEN as libc::socklen_t;
@@ -245,7 +239,6 @@ impl Ring {
         // SAFETY: the slot keeps bytes, vectors and header where they are until the completion releases it.
         unsafe { self.push(entry, Kind::SendStream, Token { slot, generation: 0 }) };
         self.sends_in_flight += 1;
-        self.stream_sends_pushed += 1;
         true
     }
 
@@ -396,26 +389,25 @@ impl Ring {
             if self.backlog.is_empty() {
                 break;
             }
-            self.enter(0, 0, None)?;
+            self.enter(0, None)?;
             if self.ring.submission().is_full() {
                 // The kernel wants its completions reaped first.
                 return Ok(());
             }
         }
         let datagrams = std::mem::take(&mut self.datagrams_pushed);
-        let streams = if self.min_wait { std::mem::take(&mut self.stream_sends_pushed) } else { 0 };
-        // Sends complete while they are submitted: waiting for one completion more saves a turn that would only see
-        // them. A stream whose peer holds it up ends this after a short while.
-        let min_wait_us = if streams > 0 { MIN_WAIT_US } else { 0 };
         match wait {
-            None => self.enter(0, 0, None),
-            Some(time) => self.enter(datagrams + streams + 1, min_wait_us, Some(time)),
+            None => self.enter(0, None),
+            // Datagrams complete while they are submitted: waiting for one completion more saves a turn that would only
+            // see them. Stream sends may be held up by their peers and are not waited for; asking the kernel for a
+            // short minimum wait instead cost 8 µs of CPU a wait, for its timer.
+            Some(time) => self.enter(datagrams + 1, Some(time)),
         }
     }
 
-    fn enter(&mut self, want: usize, min_wait_us: u32, wait: Option<Duration>) -> io::Result<()> {
+    fn enter(&mut self, want: usize, wait: Option<Duration>) -> io::Result<()> {
         let len = self.ring.submission().len();
-        let args = SubmitArgs::new().min_wait_usec(min_wait_us);
+        let args = SubmitArgs::new();
         let time = Timespec::from(wait.unwrap_or(Duration::ZERO));
         let args = if wait.is_some() { args.timespec(&time) } else { args };
         // SAFETY: the queued entries were pushed under the promise of `push`; the argument is the structure that
@@ -460,9 +452,6 @@ impl Ring {
         }
     }
 }
-
-/// How long a wait for stream sends and one completion more goes on before fewer are enough.
-const MIN_WAIT_US: u32 = 100;
 
 impl Drop for Ring {
     fn drop(&mut self) {

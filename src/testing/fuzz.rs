@@ -1,0 +1,283 @@
+//! One function per fuzz target: takes any bytes, panics where the product is wrong.
+
+use super::directory::MapDirectory;
+use super::scene;
+use crate::base::id::{ConnId, ShardId};
+use crate::cpim::message::{Cpim, unescape, uri_of};
+use crate::documents;
+use crate::participating::content;
+use crate::participating::core::Core;
+use crate::participating::effect::Effect;
+use crate::participating::input::{Input, Source, Transport};
+use crate::participating::preferences::{DeviceSelection, Profile};
+use crate::participating::subscriber::Subscriber;
+use crate::sip::framing::{Frame, Framer};
+use crate::sip::message::Message;
+use crate::sip::scan::{Fault, Name, Scan};
+use crate::sip::transport::ViaStamp;
+use crate::sip::uri::{Uri, canonical, canonical_literal};
+use crate::sip::write::{self, Forward};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Every target by name, for replays of corpora.
+pub const TARGETS: [(&str, fn(&[u8])); 6] =
+    [("message", message), ("framing", framing), ("uri", uri), ("body", body), ("document", document), ("core", core)];
+
+/// Scans a message, checks the spans, reads every view, writes it every way and scans that again.
+pub fn message(bytes: &[u8]) {
+    let mut scan = Scan::default();
+    if scan.scan(bytes).is_err() {
+        return;
+    }
+    check_spans(bytes, &scan);
+    let view = Message { bytes, scan: &scan };
+    let _ = (view.via(), view.envelope(), view.extension("X-Other"), view.address(Name::Contact));
+    for name in [Name::Via, Name::Route, Name::Contact, Name::PAssertedIdentity, Name::AcceptContact] {
+        for element in view.elements(name) {
+            assert!(!element.is_empty(), "empty elements are left out");
+            let _ = crate::sip::header::via::Via::parse(element);
+            if let Some(address) = crate::sip::header::address::Address::parse(element) {
+                let _ = (address.tag(), address.params().count(), Uri::parse(address.uri), canonical(address.uri));
+            }
+        }
+    }
+    let mut out = Vec::new();
+    if view.method().is_some() && view.check_request().is_ok() {
+        let edit = Forward {
+            via: b"SIP/2.0/UDP 192.0.2.1:5080;branch=z9hG4bKnew",
+            stamp: ViaStamp { received: Some(scene::CORE.ip()), rport: Some(5070) },
+            max_forwards: 69,
+            ..Forward::default()
+        };
+        write::forward_request(&mut out, &view, &edit);
+        check_forwarded(&view, &out);
+        assert_eq!(scanned(&write::without_top_via(&out)).fields.len() + 1, scanned(&out).fields.len());
+    }
+    if view.status().is_some() && view.check_response().is_ok() {
+        out.clear();
+        write::forward_response(&mut out, &view, None);
+        let again = scanned(&out);
+        assert_eq!(again.fault, None, "a response without fault is passed on without fault");
+        let after = Message { bytes: &out, scan: &again };
+        let (before, after) = (view.elements(Name::Via).count(), after.elements(Name::Via).count());
+        assert_eq!(after, before - 1, "exactly one Via goes");
+    }
+    if view.method().is_some() && view.envelope().is_ok() {
+        out.clear();
+        let answer = write::Response { status: 400, reason: "Bad Request", to_tag: b"t", ..Default::default() };
+        write::response(&mut out, &view, &answer);
+        assert_eq!(scanned(&out).fault, None, "our own responses are well-formed");
+    }
+}
+
+/// Reads the bytes as a stream, at once and cut at places the bytes themselves choose: the same messages come out.
+pub fn framing(bytes: &[u8]) {
+    let whole = frames(bytes, |_| bytes.len());
+    let cut = frames(bytes, |at| at + 1 + usize::from(bytes[at] % 7));
+    assert_eq!(whole, cut, "where a stream is cut changes nothing");
+    for (start, len) in whole {
+        let mut scan = Scan::default();
+        if scan.scan(&bytes[start..start + len]).is_ok() {
+            assert_ne!(scan.fault, Some(Fault::ContentLength), "the framer and the scan agree on the body");
+            assert!(scan.body.end as usize == len || !scan.has_content_length(), "the message ends with its body");
+        }
+    }
+}
+
+/// Reads a URI and its canonical forms.
+pub fn uri(bytes: &[u8]) {
+    let parsed = Uri::parse(bytes);
+    if let Ok(uri) = &parsed {
+        let _ = (uri.is_loose_route(), uri.transport(), uri.ip());
+        assert!(uri.same_as(uri), "a URI is equal to itself");
+    }
+    for aor in [canonical(bytes), canonical_literal(bytes)].into_iter().flatten() {
+        let again = canonical(aor.as_str().as_bytes()).map(|again| again.as_str().to_owned());
+        assert!(again.is_some(), "a canonical address is an address");
+    }
+    if let Some(aor) = canonical(bytes) {
+        let again = canonical(aor.as_str().as_bytes()).map(|again| again.as_str().to_owned());
+        assert_eq!(again.as_deref(), Some(aor.as_str()), "canonical is canonical");
+    }
+}
+
+/// Reads a CPIM body and checks content. The first line, if it is short, is the Content-Type.
+pub fn body(bytes: &[u8]) {
+    let end = memchr::memchr(b'\n', bytes).filter(|end| *end < 200);
+    let (content_type, body) = match end {
+        Some(end) => (&bytes[..end], &bytes[end + 1..]),
+        None => (&b"message/cpim"[..], bytes),
+    };
+    let accept = scene::settings(0, 1).accept_types;
+    for content_type in [content_type, b"message/cpim"] {
+        let _ = content::check(Some(content_type), None, body, &accept).map(|facts| facts.wants_failure_notice());
+    }
+    if let Ok(cpim) = Cpim::parse(body) {
+        let _ = (cpim.from().map(uri_of), cpim.to().map(unescape), cpim.date_time(), cpim.imdn_message_id());
+        let _ = (cpim.disposition_notification(), cpim.content_type(), cpim.content());
+    }
+}
+
+/// Compiles the bytes as each kind of document.
+pub fn document(bytes: &[u8]) {
+    struct NoLists;
+    impl documents::Lists for NoLists {
+        fn members(&self, _: &str) -> Option<Arc<crate::participating::policy::MemberSet>> {
+            None
+        }
+    }
+    let _ = documents::compile_access_policy(bytes, &NoLists);
+    let _ = documents::compile_preferences(bytes);
+    let _ = documents::compile_resource_lists(bytes);
+}
+
+/// Feeds the bytes to a core of two shards, as a datagram, on a stream and as a hand-over, and lets all timers run out.
+/// Several messages are separated by a NUL.
+pub fn core(bytes: &[u8]) {
+    let directory = MapDirectory::default();
+    let profile = Profile {
+        records_history: true,
+        devices: DeviceSelection::Selected(vec!["urn:uuid:1".into()]),
+        ..Profile::default()
+    };
+    let devices = Box::new([scene::device("urn:uuid:1"), scene::device("urn:uuid:2")]);
+    directory.publish("sip:bob@home.example", Subscriber { devices, ..Subscriber::default() });
+    let devices = Box::new([scene::device("urn:uuid:1")]);
+    let rich = Subscriber { devices, profile: Some(Arc::new(profile)), ..Subscriber::default() };
+    directory.publish("sip:rich@home.example", rich);
+    directory.publish("sip:gone@home.example", Subscriber::default());
+    let mut settings = scene::settings(0, 2);
+    settings.defer_on = vec![408, 480, 500, 503];
+    settings.isf = Some(scene::isf());
+    let mut core = scene::core(settings, 0, directory, 7, scene::after(Duration::ZERO));
+    let mut store = super::store::ModelStore::default();
+    let peer = scene::address([198, 51, 100, 1], 5060);
+    let stream = Some((ShardId(1), ConnId { slot: 1, generation: 0 }));
+    let sources = [scene::datagram_from(peer), Source { transport: Transport::Tcp, peer, listener: 0, conn: stream }];
+    let mut time = Duration::ZERO;
+    for one in bytes.split(|byte| *byte == 0).take(8) {
+        for source in sources {
+            time += Duration::from_millis(1);
+            core.handle_message(one, source, scene::after(time));
+            let message = bytes::Bytes::copy_from_slice(one);
+            core.handle_input(Input::Handover { message, source }, scene::after(time));
+            carry_out(&mut core, &mut store, time);
+        }
+    }
+    for _ in 0..2_000 {
+        let Some((at, _)) = core.poll_timeout() else { break };
+        let span = Duration::from_nanos(at.0);
+        if span > Duration::from_secs(120) {
+            break;
+        }
+        time = time.max(span);
+        core.handle_timeout(scene::after(time));
+        assert!(core.poll_timeout().is_none_or(|(next, _)| next > scene::after(time).at), "firing moves on");
+        carry_out(&mut core, &mut store, time);
+    }
+}
+
+/// Answers what a core asks: the store and the control plane at once, half of the requests with a response.
+fn carry_out(core: &mut Core<MapDirectory>, store: &mut super::store::ModelStore, time: Duration) {
+    use crate::participating::input::{ControlAnswer, ControlCommand};
+    let now = scene::after(time);
+    let mut budget = 500;
+    while let Some(effect) = core.poll_effect() {
+        budget -= 1;
+        assert!(budget > 0, "one message leads to boundedly many effects");
+        match effect {
+            Effect::SendDatagram { bytes, .. } => {
+                let scan = scanned(&bytes);
+                assert_eq!(scan.fault, None, "what leaves is well-formed: {}", String::from_utf8_lossy(&bytes));
+                let view = Message { bytes: &bytes, scan: &scan };
+                if view.method().is_some() {
+                    let mut answer = Vec::new();
+                    let status = if bytes.len() % 2 == 0 { 200 } else { 480 };
+                    let own = write::Response { status, reason: "Fine", to_tag: b"d", ..Default::default() };
+                    write::response(&mut answer, &view, &own);
+                    core.handle_message(&answer, scene::datagram_from(scene::CORE), now);
+                }
+            }
+            Effect::SendStream { ticket, bytes, .. } => {
+                assert_eq!(scanned(&bytes).fault, None, "what leaves is well-formed");
+                if let Some(ticket) = ticket {
+                    core.handle_input(Input::StreamFailed { ticket }, now);
+                }
+            }
+            Effect::Store { ticket, command } => {
+                let answer = store.execute(command);
+                core.handle_input(Input::Store { ticket, answer }, now);
+            }
+            Effect::Control { ticket, command } => {
+                let answer = match command {
+                    ControlCommand::Register(_) => ControlAnswer::Registered,
+                    ControlCommand::Resolve { host, port } => ControlAnswer::Resolved(match host.len() % 2 {
+                        0 => vec![std::net::SocketAddr::new(scene::CORE.ip(), port)],
+                        _ => Vec::new(),
+                    }),
+                };
+                core.handle_input(Input::Control { ticket, answer }, now);
+            }
+            Effect::Post { .. } => {}
+        }
+    }
+}
+
+fn check_spans(bytes: &[u8], scan: &Scan) {
+    let mut at = 0;
+    for field in &scan.fields {
+        let (line, value) = (field.line, field.value);
+        assert!(at <= line.start && line.start < line.end && line.end as usize <= bytes.len(), "lines are in order");
+        assert!(line.start <= field.name_span.start && field.name_span.end <= value.start, "a name comes first");
+        assert!(value.start <= value.end && value.end <= line.end, "a value is inside its line");
+        at = line.end;
+    }
+    assert!(at <= scan.head_end && scan.head_end as usize <= bytes.len(), "the head ends behind its fields");
+    assert!(scan.body.start <= scan.body.end && scan.body.end as usize <= bytes.len(), "the body is inside");
+}
+
+/// A forwarded request has the fields of the received one, but for those a proxy changes.
+fn check_forwarded(before: &Message<'_>, out: &[u8]) {
+    let scan = scanned(out);
+    assert_eq!(scan.fault, None, "a request without fault is forwarded without fault");
+    let after = Message { bytes: out, scan: &scan };
+    assert!(after.check_request().is_ok(), "a request that was judged good stays good");
+    assert_eq!(after.body(), before.body());
+    assert_eq!((after.method(), after.request_uri()), (before.method(), before.request_uri()));
+    let kept = |message: &Message<'_>| -> Vec<(Vec<u8>, Vec<u8>)> {
+        let changed = [Name::Via, Name::MaxForwards, Name::ContentLength];
+        let fields = message.scan.fields.iter().filter(|field| !changed.contains(&field.name));
+        fields.map(|f| (f.name_span.of(message.bytes).to_vec(), f.value.of(message.bytes).to_vec())).collect()
+    };
+    assert_eq!(kept(before), kept(&after), "every other field is there, in order, unchanged");
+    let vias = |message: &Message<'_>| message.elements(Name::Via).count();
+    assert_eq!(vias(&after), vias(before) + 1, "one Via more");
+}
+
+fn scanned(bytes: &[u8]) -> Scan {
+    let mut scan = Scan::default();
+    let outcome = scan.scan(bytes);
+    assert!(outcome.is_ok(), "what we write can be scanned: {}", String::from_utf8_lossy(bytes));
+    scan
+}
+
+/// The messages of a stream that arrives in pieces: `cut` says how far the next piece reaches from where it starts.
+fn frames(bytes: &[u8], cut: impl Fn(usize) -> usize) -> Vec<(usize, usize)> {
+    let mut found = Vec::new();
+    let mut framer = Framer::default();
+    let (mut start, mut end) = (0, 0);
+    loop {
+        match framer.next(&bytes[start..end]) {
+            Frame::Incomplete if end == bytes.len() => return found,
+            Frame::Incomplete => end = cut(end).min(bytes.len()),
+            Frame::Ping { len } | Frame::Blank { len } => start += len,
+            Frame::Message { len } => {
+                assert!(len > 0 && start + len <= end, "a frame is in what was received");
+                found.push((start, len));
+                start += len;
+            }
+            Frame::Unframed { .. } | Frame::TooLarge => return found,
+        }
+    }
+}

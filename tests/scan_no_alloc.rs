@@ -1,0 +1,88 @@
+//! Reading a message allocates nothing, since it happens for every one.
+
+use ringpost::participating::content;
+use ringpost::participating::facts;
+use ringpost::sip::message::Message;
+use ringpost::sip::scan::{Name, Scan};
+use ringpost::sip::transport::ViaStamp;
+use ringpost::sip::uri::canonical;
+use ringpost::sip::write::{self, Forward, Response};
+use ringpost::testing::scene;
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+#[test]
+fn reading_a_message_allocates_nothing() {
+    let bytes = scene::cpm_message(1);
+    let settings = scene::settings(0, 1);
+    let mut scan = Scan::default();
+    let mut out = Vec::with_capacity(8192);
+    let count = allocations(|| {
+        for _ in 0..3 {
+            assert!(scan.scan(&bytes).is_ok());
+            let view = Message { bytes: &bytes, scan: &scan };
+            assert!(view.check_request().is_ok());
+            let way = facts::way(&view, &settings);
+            assert!(canonical(way.served).is_some() && way.own_routes == 1);
+            let service = facts::service(&view, &settings.cpm_tags);
+            assert!(matches!(service, facts::Service::Cpm(_)));
+            let originator = facts::Originator::of(&view, facts::PAGER_SERVICE, false);
+            assert!(originator.is_some_and(|found| found.main() == "sip:alice@a.example"));
+            assert!(!facts::is_anonymous(&view));
+            assert!(!facts::validity(&view, scene::WALL_START).expired);
+            let body = (view.value(Name::ContentType), view.value(Name::ContentEncoding), view.body());
+            assert!(content::check(body.0, body.1, body.2, &settings.accept_types).is_ok());
+        }
+    });
+    assert_eq!(count, 0, "reading");
+    let count = allocations(|| {
+        let view = Message { bytes: &bytes, scan: &scan };
+        let stamp = ViaStamp { received: Some(scene::CORE.ip()), rport: Some(5060) };
+        write::forward_request(&mut out, &view, &Forward { via: b"v", stamp, pop_routes: 1, ..Forward::default() });
+        out.clear();
+        write::response(&mut out, &view, &Response { status: 202, reason: "Accepted", stamp, ..Response::default() });
+    });
+    assert_eq!(count, 0, "writing into a buffer that has grown");
+}
+
+#[test]
+fn the_counter_counts() {
+    assert_eq!(allocations(|| drop(std::hint::black_box(Box::new(1_u64)))), 1);
+}
+
+/// How often `work` allocates on this thread.
+fn allocations(work: impl FnOnce()) -> u64 {
+    let before = COUNT.get();
+    work();
+    COUNT.get() - before
+}
+
+thread_local! {
+    static COUNT: Cell<u64> = const { Cell::new(0) };
+}
+
+struct Counting;
+
+// SAFETY: every call goes to the system allocator unchanged; the counter is a thread-local cell without destructor,
+// which itself allocates nothing.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        COUNT.set(COUNT.get() + 1);
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        COUNT.set(COUNT.get() + 1);
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
