@@ -101,20 +101,35 @@ pub struct Facts<'a> {
     pub is_imdn: bool,
     /// The CPIM message: the body, else the first part that is one.
     pub cpim: Option<Cpim<'a>>,
-    /// Its Message-ID in the IMDN namespace.
-    pub imdn_message_id: Option<&'a str>,
-    /// Its DateTime header.
-    pub date_time: Option<&'a str>,
-    /// The notifications its sender asks for.
-    pub dispositions: Dispositions,
 }
 
-impl Facts<'_> {
+impl<'a> Facts<'a> {
+    /// The Message-ID of the CPIM message in the IMDN namespace.
+    ///
+    /// RFC 5438 §6.3.
+    pub fn imdn_message_id(&self) -> Option<&'a str> {
+        self.cpim.and_then(|cpim| cpim.imdn_message_id())
+    }
+
+    /// The DateTime header of the CPIM message.
+    ///
+    /// RFC 3862 §4.4.
+    pub fn date_time(&self) -> Option<&'a str> {
+        self.cpim.and_then(|cpim| cpim.date_time())
+    }
+
+    /// The notifications that the sender asks for.
+    ///
+    /// RFC 5438 §6.2.
+    pub fn dispositions(&self) -> Dispositions {
+        self.cpim.map(|cpim| cpim.disposition_notification()).unwrap_or_default()
+    }
+
     /// The sender asks to be told of a failure, and may be: no notification is sent about a notification.
     ///
     /// RFC 5438 §7.2.1.
-    pub const fn wants_failure_notice(&self) -> bool {
-        self.dispositions.negative_delivery && !self.is_imdn
+    pub fn wants_failure_notice(&self) -> bool {
+        !self.is_imdn && self.dispositions().negative_delivery
     }
 }
 
@@ -143,9 +158,6 @@ pub fn check<'a>(
         is_cpim,
         is_imdn: media.is(imdn::MEDIA_TYPE) || wrapped.is_some_and(|cpim| imdn::is_imdn(&cpim)),
         cpim: walk.cpim,
-        imdn_message_id: walk.cpim.and_then(|cpim| cpim.imdn_message_id()),
-        date_time: walk.cpim.and_then(|cpim| cpim.date_time()),
-        dispositions: walk.cpim.map(|cpim| cpim.disposition_notification()).unwrap_or_default(),
     })
 }
 
@@ -280,7 +292,7 @@ mod tests {
         let body = cpim("TEXT/plain ;charset=utf-8", "hello");
         let facts = check_usual("Message/CPIM", &body).unwrap();
         assert!(facts.is_cpim && !facts.is_imdn && facts.wants_failure_notice());
-        assert_eq!((facts.imdn_message_id, facts.date_time), (Some("id-1"), Some("2026-01-02T03:04:05Z")));
+        assert_eq!((facts.imdn_message_id(), facts.date_time()), (Some("id-1"), Some("2026-01-02T03:04:05Z")));
         assert_eq!(facts.cpim.unwrap().content(), b"hello");
     }
 
@@ -330,7 +342,7 @@ mod tests {
         let parts = multipart("b", &["\r\nfree speech", &part]);
         let facts = check_usual("multipart/mixed; boundary=b", &parts).unwrap();
         assert!(!facts.is_imdn && !facts.is_cpim);
-        assert_eq!(facts.imdn_message_id, Some("id-1"));
+        assert_eq!(facts.imdn_message_id(), Some("id-1"));
     }
 
     #[test]

@@ -103,6 +103,8 @@ pub struct Core<D> {
     scan: Option<Box<Scan>>,
     spare_scan: Option<Box<Scan>>,
     scratch: Vec<u8>,
+    /// Each listener's own address as a Via writes it.
+    sent_by: Vec<Box<str>>,
     extra: Vec<u8>,
 }
 
@@ -121,8 +123,10 @@ impl<D: Directory> Core<D> {
         if shard.index() == 0 {
             wheel.insert(now.at + SWEEP_INTERVAL, CoreTimer::Sweep);
         }
+        let sent_by = settings.listeners.iter().map(|listener| listener.own.to_string().into()).collect();
         Self {
             shard,
+            sent_by,
             transactions: Transactions::new(shard, settings.steering_seed, now.at, Arc::clone(&metrics)),
             deliveries: Deliveries::new(&settings, now.at),
             settings,
@@ -325,10 +329,7 @@ impl<D: Directory> Core<D> {
     }
 
     fn on_request(&mut self, message: &Message<'_>, source: Source, now: Now, may_steer: bool) {
-        let (Some(method), Some(via)) = (message.method(), message.via()) else {
-            self.metrics.count(Counter::DroppedMalformed);
-            return;
-        };
+        let Some(method) = message.method() else { return };
         if may_steer
             && self.settings.shard_count > 1
             && let Some(call_id) = message.value(Name::CallId)
@@ -339,7 +340,6 @@ impl<D: Directory> Core<D> {
                 return;
             }
         }
-        let path = ReplyPath::of(&via, source);
         let envelope = match message.check_request() {
             Ok(envelope) => envelope,
             Err(_) if method == b"ACK" => {
@@ -347,12 +347,18 @@ impl<D: Directory> Core<D> {
                 return;
             }
             Err(fault) => {
+                let Some(via) = message.via() else {
+                    // Nobody to answer.
+                    self.metrics.count(Counter::DroppedMalformed);
+                    return;
+                };
                 let (status, reason) = fault.status();
                 self.metrics.count(Counter::RefusedMalformed);
-                self.respond_statelessly(message, path, status, reason, "");
+                self.respond_statelessly(message, ReplyPath::of(&via, source), status, reason, "");
                 return;
             }
         };
+        let path = ReplyPath::of(&envelope.via, source);
         let key = self.transactions.key(message, &envelope, method);
         if let Some(id) = self.transactions.find(key) {
             if method == b"ACK" {
@@ -595,6 +601,13 @@ impl<D: Directory> Core<D> {
         self.effects.push_back(path.send(bytes));
     }
 
+    /// Writes a message in the scratch buffer and keeps it at its exact length.
+    pub(super) fn compose(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
+        self.scratch.clear();
+        write(&mut self.scratch);
+        Bytes::copy_from_slice(&self.scratch)
+    }
+
     fn compose_response(
         &mut self,
         message: &Message<'_>,
@@ -637,7 +650,7 @@ impl<D: Directory> Core<D> {
         now: Now,
         compose: impl FnOnce(&mut Vec<u8>, &[u8]),
     ) -> Option<ClientId> {
-        let (listener, own) = self.listener_for(hop.addr)?;
+        let listener = self.listener_for(hop.addr)?;
         let transport = hop.transport.unwrap_or(Transport::Udp);
         let destination = Destination { transport, to: hop.addr, listener, sized_up: false };
         let Some(id) = self.transactions.reserve(owner, destination, &mut self.rng, now.at) else {
@@ -645,6 +658,7 @@ impl<D: Directory> Core<D> {
             return None;
         };
         self.extra.clear();
+        let own = &self.sent_by[usize::from(listener)];
         self.transactions.write_via(id, own, loop_mark, &mut self.extra);
         self.scratch.clear();
         compose(&mut self.scratch, &self.extra);
@@ -653,9 +667,9 @@ impl<D: Directory> Core<D> {
         Some(id)
     }
 
-    fn listener_for(&self, to: SocketAddr) -> Option<(u8, SocketAddr)> {
-        let index = self.settings.listeners.iter().position(|own| own.well_known.is_ipv4() == to.is_ipv4())?;
-        Some((index as u8, self.settings.listeners[index].own))
+    fn listener_for(&self, to: SocketAddr) -> Option<u8> {
+        let own = &self.settings.listeners;
+        own.iter().position(|own| own.well_known.is_ipv4() == to.is_ipv4()).map(|index| index as u8)
     }
 
     /// Where a URI leads. RFC 3263 as far as A and AAAA records go.

@@ -31,30 +31,6 @@ pub struct Case<'a> {
     pub interworking_closed: bool,
 }
 
-/// What the content check found, kept beyond the decision.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct ContentFacts<'a> {
-    /// The `imdn.Message-ID` of the CPIM body.
-    pub imdn_message_id: Option<&'a str>,
-    /// The DateTime of the CPIM body.
-    pub date_time: Option<&'a str>,
-    /// The sender wants to hear of a failed delivery.
-    pub wants_failure_notice: bool,
-    /// The message is itself a disposition notification: none is ever sent about it.
-    pub is_notification: bool,
-}
-
-impl<'a> From<content::Facts<'a>> for ContentFacts<'a> {
-    fn from(found: content::Facts<'a>) -> Self {
-        Self {
-            imdn_message_id: found.imdn_message_id,
-            date_time: found.date_time,
-            wants_failure_notice: found.wants_failure_notice(),
-            is_notification: found.is_imdn,
-        }
-    }
-}
-
 /// What becomes of the message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
@@ -101,8 +77,8 @@ pub fn decide<'a>(
     subscriber: Option<&Subscriber>,
     settings: &Settings,
     now: UnixMillis,
-) -> (Decision, ContentFacts<'a>) {
-    let mut facts = ContentFacts::default();
+) -> (Decision, content::Facts<'a>) {
+    let mut facts = content::Facts::default();
     let Some(subscriber) = subscriber.or(match settings.unknown_user {
         UnknownUser::Serve => Some(&NOBODY),
         UnknownUser::NotFound => None,
@@ -115,7 +91,7 @@ pub fn decide<'a>(
     }
     // PM-2: type, then size.
     match content::check(case.content_type, case.content_encoding, case.body, &settings.accept_types) {
-        Ok(found) => facts = found.into(),
+        Ok(found) => facts = found,
         Err(fault) => {
             let decision = match fault.remedy() {
                 Remedy::BadRequest => Decision::BadContent,
@@ -134,7 +110,7 @@ pub fn decide<'a>(
     }
     // PM-4: availability is independent of registration, and either keeps the message from being delivered.
     if !subscriber.is_reachable(now) {
-        return (unreachable(case, subscriber, settings, facts.is_notification), facts);
+        return (unreachable(case, subscriber, settings, facts.is_imdn), facts);
     }
     // PM-5, PM-6.
     let record = subscriber.profile.as_ref().is_some_and(|profile| profile.records_history);

@@ -521,16 +521,16 @@ impl<D: Directory> Core<D> {
     pub(super) fn send_failure_notice(&mut self, message: &Message<'_>, user: &str, now: Now) {
         let content = self.content_facts(message);
         let asserted = message.address(Name::PAssertedIdentity).or_else(|| message.address(Name::From));
-        let (Some(sender), Some(message_id)) = (asserted, content.imdn_message_id) else { return };
+        let (Some(sender), Some(message_id)) = (asserted, content.imdn_message_id()) else { return };
         let Ok(sender) = std::str::from_utf8(sender.uri) else { return };
-        if content.is_notification || !Uri::parse(sender.as_bytes()).is_ok_and(|uri| facts::is_routable(&uri)) {
+        if content.is_imdn || !Uri::parse(sender.as_bytes()).is_ok_and(|uri| facts::is_routable(&uri)) {
             return;
         }
         let sent = format_rfc3339(now.wall);
         let notice_id = format!("{:016x}{:016x}", self.rng.next_u64(), self.rng.next_u64());
         let original = Original {
             message_id,
-            date_time: content.date_time.unwrap_or(&sent),
+            date_time: content.date_time().unwrap_or(&sent),
             recipient: user,
             original_recipient: user,
         };

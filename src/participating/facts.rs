@@ -124,9 +124,11 @@ impl Originator {
         if uris.is_empty() && from_counts {
             uris.extend(message.value(Name::From).and_then(Address::parse).map(|from| from.uri));
         }
-        addresses.extend(uris.iter().filter_map(|uri| canonical(uri)));
-        for literal in uris.iter().filter_map(|uri| canonical_literal(uri)) {
-            if !addresses.iter().any(|known: &AorText| known.as_str() == literal.as_str()) {
+        for uri in &uris {
+            let Some(aor) = canonical(uri) else { continue };
+            let is_number = aor.as_str().starts_with("tel:");
+            addresses.push(aor);
+            if is_number && let Some(literal) = canonical_literal(uri) {
                 addresses.push(literal);
             }
         }
@@ -150,10 +152,18 @@ pub fn is_anonymous(message: &Message<'_>) -> bool {
             .map(trim)
             .any(|word| [&b"id"[..], b"user", b"header"].iter().any(|asked| word.eq_ignore_ascii_case(asked)))
     });
-    asked
-        || message.value(Name::From).and_then(Address::parse).is_some_and(|from| {
-            Uri::parse(from.uri).is_ok_and(|uri| uri.host.eq_ignore_ascii_case(b"anonymous.invalid"))
-        })
+    asked || message.value(Name::From).is_some_and(names_nobody)
+}
+
+/// True for the From of RFC 3323 §4.1.1.3, `sip:anonymous@anonymous.invalid`.
+fn names_nobody(from: &[u8]) -> bool {
+    const HOST: &[u8] = b"anonymous.invalid";
+    memchr::memchr_iter(b'@', from).any(|at| {
+        let rest = &from[at + 1..];
+        let ends =
+            rest.get(HOST.len()).is_none_or(|byte| !(byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-')));
+        ends && rest.get(..HOST.len()).is_some_and(|host| host.eq_ignore_ascii_case(HOST))
+    })
 }
 
 /// Where a request stands in the IMS call flow (G-1).
@@ -177,7 +187,7 @@ pub struct Way<'a> {
     /// Route values to take off.
     pub own_routes: usize,
     /// The URI of the Route that remains on top.
-    pub next: Option<&'a [u8]>,
+    pub next: Option<Uri<'a>>,
     /// The URI of the user served.
     pub served: &'a [u8],
 }
@@ -189,8 +199,8 @@ pub fn way<'a>(message: &Message<'a>, settings: &Settings) -> Way<'a> {
     let mut own_routes = 0;
     let mut next = None;
     for value in message.elements(Name::Route) {
-        let parsed = Address::parse(value).and_then(|route| Some((route, Uri::parse(route.uri).ok()?)));
-        let Some((route, uri)) = parsed else {
+        let parsed = Address::parse(value).and_then(|route| Uri::parse(route.uri).ok());
+        let Some(uri) = parsed else {
             return Way { case: Case::Unreadable, own_routes, next, served };
         };
         if own_routes < OWN_ROUTE_COUNT_MAX && is_own(&uri, settings) {
@@ -200,7 +210,7 @@ pub fn way<'a>(message: &Message<'a>, settings: &Settings) -> Way<'a> {
                 _ => Case::Terminating,
             };
         } else {
-            next = Some(route.uri);
+            next = Some(uri);
             break;
         }
     }

@@ -2,8 +2,9 @@
 //!
 //! The decision is [`super::decide`]'s; this file carries it out. What cannot be done at once becomes a `Job`.
 
+use super::content;
 use super::core::{Core, CoreTimer, Hop, RETRY_AFTER_LINE};
-use super::decide::{self, Case, ContentFacts, Decision, Instances, PAGER, decide};
+use super::decide::{self, Case, Decision, Instances, PAGER, decide};
 use super::effect::{Effect, NextHop};
 use super::facts::{self, Originator, PAGER_SERVICE, Service, Way};
 use super::input::{ControlCommand, Source, Transport};
@@ -109,11 +110,44 @@ impl Job {
     }
 }
 
-/// Where and how a request is forwarded.
-struct Plan<'a> {
+/// A MESSAGE with what is read of it once.
+#[derive(Clone, Copy)]
+struct Reading<'m, 'a> {
+    message: &'m Message<'a>,
+    via: Via<'a>,
     way: Way<'a>,
+    /// What a later visit of the same request would find in a Via of ours.
+    loop_mark: u32,
+}
+
+/// How a request is forwarded.
+struct Plan {
     instances: Instances,
     errand: Errand,
+}
+
+impl Plan {
+    /// One request, which the core forks as it likes.
+    fn to(errand: Errand) -> Self {
+        Self { instances: Instances::new(), errand }
+    }
+}
+
+/// Where one branch goes.
+struct Target<'a> {
+    hop: NextHop,
+    /// The device, where one was chosen.
+    instance: Option<&'a str>,
+}
+
+/// Who asked for what a decision is about.
+struct Asked<'a> {
+    server: ServerId,
+    source: Source,
+    originator: &'a Originator,
+    /// The user's canonical address.
+    user: &'a str,
+    content: content::Facts<'a>,
 }
 
 impl<D: Directory> Core<D> {
@@ -143,13 +177,14 @@ impl<D: Directory> Core<D> {
         if !self.pager_require_is_met(server, message, now) {
             return;
         }
-        let way = facts::way(message, &self.settings);
+        let reading = self.read(message, envelope);
+        let way = reading.way;
         if way.case == facts::Case::Unreadable {
             self.metrics.count(Counter::RefusedMalformed);
             self.respond(server, message, 400, "Bad Route", "", now);
             return;
         }
-        if self.is_loop(message, envelope) {
+        if is_loop(&reading) {
             self.metrics.count(Counter::RefusedLoop);
             self.respond(server, message, 482, "Loop Detected", "", now);
             return;
@@ -170,7 +205,7 @@ impl<D: Directory> Core<D> {
             Service::Unnamed => PAGER_SERVICE,
             Service::Other => {
                 // Not ours to judge: the message goes its way.
-                self.start_forwarding(server, message, source, Instances::new(), Errand::Relay, now);
+                self.start_forwarding(server, &reading, source, Plan::to(Errand::Relay), now);
                 return;
             }
         };
@@ -203,21 +238,13 @@ impl<D: Directory> Core<D> {
         let settings = &self.settings;
         let (decision, content) =
             self.directory.read(user.as_str(), |subscriber| decide(&case, subscriber, settings, now.wall));
-        self.carry_out(server, message, source, &originator, user.as_str(), &decision, content, now);
+        let asked = Asked { server, source, originator: &originator, user: user.as_str(), content };
+        self.carry_out(&reading, &asked, &decision, now);
     }
 
-    #[allow(clippy::too_many_arguments)]
-    fn carry_out(
-        &mut self,
-        server: ServerId,
-        message: &Message<'_>,
-        source: Source,
-        originator: &Originator,
-        user: &str,
-        decision: &Decision,
-        content: ContentFacts<'_>,
-        now: Now,
-    ) {
+    fn carry_out(&mut self, reading: &Reading<'_, '_>, asked: &Asked<'_>, decision: &Decision, now: Now) {
+        let Asked { server, source, originator, user, content } = *asked;
+        let message = reading.message;
         self.metrics.count(counter_of(decision));
         match decision {
             Decision::UnknownUser => self.respond(server, message, 404, "Not Found", "", now),
@@ -249,7 +276,7 @@ impl<D: Directory> Core<D> {
                     Expired::TemporarilyUnavailable => (480, "Temporarily Unavailable"),
                 };
                 self.respond(server, message, status, reason, "", now);
-                if content.wants_failure_notice {
+                if content.wants_failure_notice() {
                     self.send_failure_notice(message, user, now);
                 }
             }
@@ -271,7 +298,7 @@ impl<D: Directory> Core<D> {
                 self.effects.push_back(Effect::Store { ticket: Waiting::Job(job).ticket(), command });
             }
             Decision::Interwork => {
-                self.start_forwarding(server, message, source, Instances::new(), Errand::Interwork, now);
+                self.start_forwarding(server, reading, source, Plan::to(Errand::Interwork), now);
             }
             Decision::Deliver { record: true, .. } => {
                 let request = Bytes::copy_from_slice(message.bytes);
@@ -287,7 +314,8 @@ impl<D: Directory> Core<D> {
                 self.effects.push_back(Effect::Store { ticket: Waiting::Job(job).ticket(), command });
             }
             Decision::Deliver { record: false, instances } => {
-                self.start_forwarding(server, message, source, instances.clone(), Errand::Deliver, now);
+                let plan = Plan { instances: instances.clone(), errand: Errand::Deliver };
+                self.start_forwarding(server, reading, source, plan, now);
             }
         }
     }
@@ -300,26 +328,14 @@ impl<D: Directory> Core<D> {
         }
     }
 
-    /// True when a Via of ours in the request says that nothing changed since it left here. RFC 3261 §16.3 step 4.
-    fn is_loop(&self, message: &Message<'_>, envelope: &Envelope<'_>) -> bool {
-        let mark = self.loop_mark(message, envelope);
-        message.elements(Name::Via).any(|value| {
-            Via::parse(value)
-                .and_then(|via| via.branch)
-                .and_then(OwnBranch::parse)
-                .is_some_and(|branch| branch.loop_mark == mark)
-        })
-    }
-
-    /// The topmost Route is part of the mark: a request that comes back for another case is a spiral, not a loop. A
-    /// request without Routes of ours is marked without any, as it is when it leaves.
-    fn loop_mark(&self, message: &Message<'_>, envelope: &Envelope<'_>) -> u32 {
+    fn read<'m, 'a>(&self, message: &'m Message<'a>, envelope: &Envelope<'a>) -> Reading<'m, 'a> {
         let way = facts::way(message, &self.settings);
+        // The case is part of the mark: a request that comes back for another case is a spiral, not a loop.
         let case: &[u8] = match way.case {
             facts::Case::Originating => b"orig",
             facts::Case::Terminating | facts::Case::Unsaid | facts::Case::Unreadable => b"term",
         };
-        self.transactions.loop_mark(message, envelope, case)
+        Reading { message, via: envelope.via, way, loop_mark: self.transactions.loop_mark(message, envelope, case) }
     }
 
     fn begin(
@@ -342,8 +358,8 @@ impl<D: Directory> Core<D> {
     }
 
     /// The message's own id, or one that every repetition of the message gets as well.
-    pub(super) fn message_id(&self, message: &Message<'_>, content: ContentFacts<'_>) -> Box<str> {
-        match content.imdn_message_id {
+    pub(super) fn message_id(&self, message: &Message<'_>, content: content::Facts<'_>) -> Box<str> {
+        match content.imdn_message_id() {
             Some(id) if !id.is_empty() => id.into(),
             _ => {
                 let call_id = message.value(Name::CallId).unwrap_or_default();
@@ -387,7 +403,7 @@ impl<D: Directory> Core<D> {
         request: Bytes,
         user: Aor,
         originator: &Originator,
-        content: ContentFacts<'_>,
+        content: content::Facts<'_>,
         age_max_seconds: Option<u32>,
         now: UnixMillis,
     ) -> DeferredMessage {
@@ -403,7 +419,7 @@ impl<D: Directory> Core<D> {
             expires,
             attempts: 0,
             not_before: UnixMillis(0),
-            wants_failure_notice: content.wants_failure_notice,
+            wants_failure_notice: content.wants_failure_notice(),
             request,
         }
     }
@@ -442,26 +458,19 @@ impl<D: Directory> Core<D> {
         true
     }
 
-    pub(super) fn content_facts<'a>(&self, message: &Message<'a>) -> ContentFacts<'a> {
-        super::content::check(
+    pub(super) fn content_facts<'a>(&self, message: &Message<'a>) -> content::Facts<'a> {
+        content::check(
             message.value(Name::ContentType),
             message.value(Name::ContentEncoding),
             message.body(),
             &self.settings.accept_types,
         )
-        .map_or_else(|_| ContentFacts::default(), ContentFacts::from)
+        .unwrap_or_default()
     }
 
     /// PM-7, straight from the receive buffer: the request is copied once, into the forwarded one.
-    fn start_forwarding(
-        &mut self,
-        server: ServerId,
-        message: &Message<'_>,
-        source: Source,
-        instances: Instances,
-        errand: Errand,
-        now: Now,
-    ) {
+    fn start_forwarding(&mut self, server: ServerId, reading: &Reading<'_, '_>, source: Source, plan: Plan, now: Now) {
+        let (message, errand) = (reading.message, plan.errand);
         // The request is kept only where it may be deferred after all.
         let keep = match errand {
             Errand::Deliver => !self.settings.defer_on.is_empty(),
@@ -474,8 +483,7 @@ impl<D: Directory> Core<D> {
             waiting.source = Some(source);
             waiting.errand = errand;
         }
-        let way = facts::way(message, &self.settings);
-        self.forward(job, message, Plan { way, instances, errand }, now);
+        self.forward(job, reading, &plan, now);
     }
 
     /// True when a message on this errand becomes a deferred one after this answer; 408 stands for silence.
@@ -491,8 +499,9 @@ impl<D: Directory> Core<D> {
     }
 
     /// Sends the branches of a job, or asks for the next hop's address first.
-    fn forward(&mut self, job: SlotId, message: &Message<'_>, plan: Plan<'_>, now: Now) {
-        let hop = match self.next_hop(&plan, now.at) {
+    fn forward(&mut self, job: SlotId, reading: &Reading<'_, '_>, plan: &Plan, now: Now) {
+        let message = reading.message;
+        let hop = match self.next_hop(reading, plan, now.at) {
             Hop::Known(hop) => hop,
             Hop::Ask(host, port) => {
                 self.ask(job, message, host, port, now);
@@ -511,13 +520,11 @@ impl<D: Directory> Core<D> {
                 waiting.request = Bytes::copy_from_slice(message.bytes);
             }
         }
-        let Ok(envelope) = message.envelope() else { return };
-        let loop_mark = self.loop_mark(message, &envelope);
         let branches = plan.instances.len().max(1);
         let mut clients = SmallVec::new();
         for index in 0..branches {
             let instance = plan.instances.get(index).map(|instance| &**instance);
-            clients.extend(self.send_branch(job, message, &plan, hop, instance, loop_mark, now));
+            clients.extend(self.send_branch(job, reading, plan, Target { hop, instance }, now));
         }
         if clients.is_empty() {
             self.finish_unsendable(job, message, now);
@@ -534,34 +541,30 @@ impl<D: Directory> Core<D> {
         }
     }
 
-    fn next_hop(&self, plan: &Plan<'_>, now: Instant) -> Hop {
+    fn next_hop(&self, reading: &Reading<'_, '_>, plan: &Plan, now: Instant) -> Hop {
         if plan.errand == Errand::Interwork {
             return self.settings.isf.as_ref().map_or(Hop::Unreachable, |isf| Hop::Known(isf.hop));
         }
-        let Some(route) = plan.way.next else { return Hop::Known(self.settings.core.hop) };
-        match Uri::parse(route) {
-            Ok(uri) => {
-                let core = &self.settings.core;
-                if uri.port.is_none() && uri.host.eq_ignore_ascii_case(core.host.as_bytes()) {
-                    return Hop::Known(core.hop);
-                }
-                self.hop_of(&uri, now)
+        let core = &self.settings.core;
+        match &reading.way.next {
+            None => Hop::Known(core.hop),
+            Some(uri) if uri.port.is_none() && uri.host.eq_ignore_ascii_case(core.host.as_bytes()) => {
+                Hop::Known(core.hop)
             }
-            Err(_) => Hop::Unreachable,
+            Some(uri) => self.hop_of(uri, now),
         }
     }
 
-    #[allow(clippy::too_many_arguments)]
     fn send_branch(
         &mut self,
         job: SlotId,
-        message: &Message<'_>,
-        plan: &Plan<'_>,
-        hop: NextHop,
-        instance: Option<&str>,
-        loop_mark: u32,
+        reading: &Reading<'_, '_>,
+        plan: &Plan,
+        target: Target<'_>,
         now: Now,
     ) -> Option<ClientId> {
+        let Reading { message, way, loop_mark, via: top } = *reading;
+        let Target { hop, instance } = target;
         let stamp = self
             .jobs
             .get(job)
@@ -577,18 +580,16 @@ impl<D: Directory> Core<D> {
         let isf_route =
             interworking.then(|| self.settings.isf.as_ref().map(|isf| format!("<{}>", isf.uri).into_bytes())).flatten();
         // A next hop that is a strict router gets the Request-URI as the last Route (RFC 3261 §16.6 step 6).
-        let strict = (!interworking)
-            .then_some(plan.way.next)
-            .flatten()
-            .filter(|route| Uri::parse(route).is_ok_and(|uri| !uri.is_loose_route()));
+        let strict = way.next.filter(|uri| !interworking && !uri.is_loose_route()).map(|uri| uri.text);
         let request_uri = message.request_uri().unwrap_or_default();
         let append = strict.map(|_| [b"<", request_uri, b">"].concat());
         self.send_request(Owner::Job(job), hop, loop_mark, now, |out, via| {
             let edit = Forward {
                 via,
+                top: Some(top),
                 stamp,
                 max_forwards: hops,
-                pop_routes: plan.way.own_routes + usize::from(strict.is_some()),
+                pop_routes: way.own_routes + usize::from(strict.is_some()),
                 push_route: isf_route.as_deref(),
                 request_uri: strict,
                 append_route: append.as_deref(),
@@ -630,8 +631,9 @@ impl<D: Directory> Core<D> {
     fn resume(&mut self, job: SlotId, now: Now) {
         let Some((request, errand)) = self.jobs.get(job).map(|job| (job.request.clone(), job.errand)) else { return };
         self.with_request(&request, |core, message| {
-            let way = facts::way(message, &core.settings);
-            let instances = match canonical(way.served) {
+            let Ok(envelope) = message.envelope() else { return };
+            let reading = core.read(message, &envelope);
+            let instances = match canonical(reading.way.served) {
                 Some(user) if errand == Errand::Deliver => {
                     let settings = &core.settings;
                     core.directory.read(user.as_str(), |subscriber| {
@@ -640,7 +642,7 @@ impl<D: Directory> Core<D> {
                 }
                 _ => Instances::new(),
             };
-            core.forward(job, message, Plan { way, instances, errand }, now);
+            core.forward(job, &reading, &Plan { instances, errand }, now);
         });
     }
 
@@ -652,7 +654,6 @@ impl<D: Directory> Core<D> {
             return;
         }
         job.pending = job.pending.saturating_sub(1);
-        let mut bytes = Vec::new();
         match (verdict, response) {
             (Verdict::Final, Some((status, message))) => {
                 if !self.is_better(id, status) {
@@ -663,9 +664,9 @@ impl<D: Directory> Core<D> {
                 }
                 // A 503 speaks of the hop that sent it, not of us (RFC 3261 §16.7 step 6).
                 let changed = (status == 503).then_some((500, "Server Internal Error"));
-                write::forward_response(&mut bytes, message, changed);
+                let bytes = self.compose(|out| write::forward_response(out, message, changed));
                 if let Some(job) = self.jobs.get_mut(id) {
-                    job.best = Some((status, Bytes::from(bytes)));
+                    job.best = Some((status, bytes));
                 }
                 if (200..300).contains(&status) {
                     self.finish(id, now);
@@ -809,6 +810,15 @@ impl<D: Directory> Core<D> {
     pub(super) fn is_reachable(&self, user: &str, now: Now) -> bool {
         self.directory.read(user, |subscriber| subscriber.is_some_and(|known| known.is_reachable(now.wall)))
     }
+}
+
+/// True when a Via of ours in the request says that nothing changed since it left here. RFC 3261 §16.3 step 4.
+fn is_loop(reading: &Reading<'_, '_>) -> bool {
+    let bytes = reading.message.bytes;
+    reading
+        .message
+        .fields(Name::Via)
+        .any(|field| OwnBranch::find_all(field.value.of(bytes)).any(|branch| branch.loop_mark == reading.loop_mark))
 }
 
 fn counter_of(decision: &Decision) -> Counter {

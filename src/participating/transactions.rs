@@ -140,7 +140,7 @@ enum ServerMachine {
 
 struct Server {
     key: ServerKey,
-    merged: Option<u128>,
+    merged: Option<u64>,
     machine: ServerMachine,
     path: ReplyPath,
     /// What works on the answer.
@@ -235,6 +235,9 @@ impl Hasher for Ready {
             self.0 ^= u64::from_ne_bytes(word);
         }
     }
+    fn write_u64(&mut self, value: u64) {
+        self.0 = value;
+    }
     fn write_u128(&mut self, value: u128) {
         self.0 = value as u64;
     }
@@ -248,7 +251,7 @@ pub struct Transactions {
     seeds: [FixedState; 2],
     servers: Slots<Server>,
     by_key: Index,
-    by_merged: Index,
+    by_merged: HashMap<u64, SlotId, std::hash::BuildHasherDefault<Ready>>,
     completed: VecDeque<ServerId>,
     clients: Slots<Client>,
     wheel: TimerWheel<Timed>,
@@ -271,6 +274,12 @@ pub struct OwnBranch {
 }
 
 impl OwnBranch {
+    /// Every branch of ours in a Via field, wherever it stands.
+    pub fn find_all(value: &[u8]) -> impl Iterator<Item = Self> {
+        memchr::memmem::find_iter(value, BRANCH_PREFIX)
+            .filter_map(move |at| Self::parse(value.get(at..at + BRANCH_LEN)?))
+    }
+
     /// Reads a branch; `None` if it is not of our making.
     pub fn parse(branch: &[u8]) -> Option<Self> {
         let hex = branch.strip_prefix(BRANCH_PREFIX)?;
@@ -295,7 +304,7 @@ impl Transactions {
             seeds: [FixedState::with_seed(seed), FixedState::with_seed(seed.rotate_left(32) ^ 0x5bd1_e995)],
             servers: Slots::new(SERVER_TRANSACTION_COUNT_MAX),
             by_key: Index::default(),
-            by_merged: Index::default(),
+            by_merged: HashMap::default(),
             completed: VecDeque::new(),
             clients: Slots::new(CLIENT_TRANSACTION_COUNT_MAX),
             wheel: TimerWheel::new(now),
@@ -318,6 +327,15 @@ impl Transactions {
             b.write_usize(part.len());
         }
         u128::from(a.finish()) << 64 | u128::from(b.finish())
+    }
+
+    fn hash_once(&self, parts: &[&[u8]]) -> u64 {
+        let mut hasher = self.seeds[0].build_hasher();
+        for part in parts {
+            hasher.write(part);
+            hasher.write_usize(part.len());
+        }
+        hasher.finish()
     }
 
     /// The key of a request; an ACK has the key of its INVITE. RFC 3261 §17.2.3.
@@ -384,7 +402,7 @@ impl Transactions {
         let method = message.method().unwrap_or_default();
         // RFC 3261 §8.2.2.2; the Request-URI is part of it, since a fork to two users we serve is no merge.
         let merged = (envelope.to_tag.is_none() && method != b"CANCEL").then(|| {
-            self.hash(&[
+            self.hash_once(&[
                 envelope.from_tag,
                 envelope.call_id,
                 &envelope.cseq.to_be_bytes(),
@@ -532,7 +550,7 @@ impl Transactions {
     }
 
     /// Writes the Via of a reserved client transaction: own address and branch.
-    pub fn write_via(&self, id: ClientId, own: SocketAddr, loop_mark: u32, out: &mut Vec<u8>) {
+    pub fn write_via(&self, id: ClientId, own: &str, loop_mark: u32, out: &mut Vec<u8>) {
         let Some(client) = self.clients.get(id) else { return };
         let transport = match client.destination.transport {
             Transport::Udp => "UDP",
@@ -540,7 +558,9 @@ impl Transactions {
         };
         out.extend_from_slice(b"SIP/2.0/");
         out.extend_from_slice(transport.as_bytes());
-        let _ = write!(out, " {own};branch=");
+        out.push(b' ');
+        out.extend_from_slice(own.as_bytes());
+        out.extend_from_slice(b";branch=");
         out.extend_from_slice(BRANCH_PREFIX);
         push_hex(out, u64::from(self.shard.0), 4);
         push_hex(out, u64::from(id.slot), 8);
@@ -724,7 +744,7 @@ impl Transactions {
 
     /// Hash of what must differ between two visits of one request, or it loops. RFC 3261 §16.6 step 8.
     pub fn loop_mark(&self, message: &Message<'_>, envelope: &Envelope<'_>, route: &[u8]) -> u32 {
-        self.hash(&[
+        self.hash_once(&[
             message.request_uri().unwrap_or_default(),
             envelope.from_tag,
             envelope.to_tag.unwrap_or_default(),

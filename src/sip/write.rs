@@ -16,6 +16,8 @@ use std::io::Write;
 pub struct Forward<'a> {
     /// The value of the Via to put on top.
     pub via: &'a [u8],
+    /// The former topmost Via, where it has been read already.
+    pub top: Option<Via<'a>>,
     /// What the former topmost Via gains.
     pub stamp: ViaStamp,
     /// The new Max-Forwards.
@@ -65,7 +67,7 @@ pub fn forward_request(out: &mut Vec<u8>, message: &Message<'_>, edit: &Forward<
                     let value = field.value.of(bytes);
                     let (first, rest) = split_first(value);
                     out.extend_from_slice(b"Via: ");
-                    match Via::parse(first) {
+                    match edit.top.or_else(|| Via::parse(first)) {
                         Some(via) => write_stamped(out, &via, edit.stamp),
                         None => out.extend_from_slice(first),
                     }
