@@ -342,7 +342,8 @@ fn an_appliance_restarts_on_the_ports_it_had() {
 
 /// A free port below those that the kernel hands out on its own: nobody takes it while the appliance is down.
 fn free_fixed_addr() -> std::net::SocketAddr {
-    let first = 20_000 + std::process::id() % 10_000;
+    // Test runs beside each other have neighbouring ids: their ranges must not be neighbours.
+    let first = 20_000 + std::process::id().wrapping_mul(7919) % 10_000;
     let candidates = (0..2_000).map(|step| std::net::SocketAddr::from(([127, 0, 0, 1], (first + step) as u16)));
     let is_free = |addr: &std::net::SocketAddr| {
         std::net::UdpSocket::bind(addr).is_ok() && std::net::TcpListener::bind(addr).is_ok()

@@ -368,8 +368,9 @@ impl Endpoint {
                 if let Some(message) = endpoint.next_new_within(Duration::from_millis(50))
                     && message.method().is_some()
                 {
+                    // Counted first: whoever sees the answer's effect sees the count.
+                    thread_count.fetch_add(1, Ordering::SeqCst);
                     endpoint.answer(&message, status);
-                    thread_count.fetch_add(1, Ordering::Relaxed);
                 }
             }
             endpoint
@@ -404,7 +405,7 @@ impl Answering {
 
     /// Requests answered so far.
     pub fn count(&self) -> u64 {
-        self.count.load(Ordering::Relaxed)
+        self.count.load(Ordering::SeqCst)
     }
 
     /// Takes the endpoint back.
