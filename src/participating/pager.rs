@@ -144,7 +144,7 @@ impl<D: Directory> Core<D> {
             return;
         }
         let way = facts::way(message, &self.settings);
-        if self.is_loop(message, envelope) {
+        if self.is_loop(message, envelope, way.case) {
             self.metrics.count(Counter::RefusedLoop);
             self.respond(server, message, 482, "Loop Detected", "", now);
             return;
@@ -296,21 +296,18 @@ impl<D: Directory> Core<D> {
     }
 
     /// True when a Via of ours in the request says that nothing changed since it left here. RFC 3261 §16.3 step 4.
-    fn is_loop(&self, message: &Message<'_>, envelope: &Envelope<'_>) -> bool {
-        let mark = self.loop_mark(message, envelope);
-        message.elements(Name::Via).any(|value| {
-            Via::parse(value)
-                .and_then(|via| via.branch)
-                .and_then(OwnBranch::parse)
-                .is_some_and(|branch| branch.loop_mark == mark)
-        })
+    fn is_loop(&self, message: &Message<'_>, envelope: &Envelope<'_>, case: facts::Case) -> bool {
+        let branches = message.elements(Name::Via).filter_map(|value| OwnBranch::parse(Via::parse(value)?.branch?));
+        let mut mark = None;
+        branches
+            .into_iter()
+            .any(|branch| branch.loop_mark == *mark.get_or_insert_with(|| self.loop_mark(message, envelope, case)))
     }
 
-    /// The topmost Route is part of the mark: a request that comes back for another case is a spiral, not a loop. A
-    /// request without Routes of ours is marked without any, as it is when it leaves.
-    fn loop_mark(&self, message: &Message<'_>, envelope: &Envelope<'_>) -> u32 {
-        let way = facts::way(message, &self.settings);
-        let case: &[u8] = match way.case {
+    /// The case is part of the mark: a request that comes back for another case is a spiral, not a loop. A request
+    /// without Routes of ours is marked without any, as it is when it leaves.
+    fn loop_mark(&self, message: &Message<'_>, envelope: &Envelope<'_>, case: facts::Case) -> u32 {
+        let case: &[u8] = match case {
             facts::Case::Originating => b"orig",
             facts::Case::Terminating | facts::Case::Unsaid => b"term",
         };
@@ -507,7 +504,7 @@ impl<D: Directory> Core<D> {
             }
         }
         let Ok(envelope) = message.envelope() else { return };
-        let loop_mark = self.loop_mark(message, &envelope);
+        let loop_mark = self.loop_mark(message, &envelope, plan.way.case);
         let branches = plan.instances.len().max(1);
         let mut clients = SmallVec::new();
         for index in 0..branches {

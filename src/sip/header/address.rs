@@ -65,10 +65,7 @@ impl<'a> Address<'a> {
 ///
 /// RFC 3261 §19.3.
 pub fn tag(value: &[u8]) -> Option<&[u8]> {
-    let from = match find_outside(value, b';') {
-        Some(at) => at,
-        None => return None,
-    };
+    let from = find_outside(value, b';')?;
     param(&value[from..], "tag").and_then(|param| param.value)
 }
 
