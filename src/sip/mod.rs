@@ -2,7 +2,7 @@
 //!
 //! Owns the bytes of SIP: where headers stand, what they mean, how messages are written, how transactions move.
 //! Refuses to know CPM, subscribers and sockets. Nothing here allocates while reading. Doors: [`scan`] (one pass over the
-//! bytes), [`message`] (views on the headers the product reads), [`header`] (values), [`uri`], [`write`] (range-copy
+//! bytes), [`message`] (views on the headers the product reads), [`header`] (values), [`uri`], [`mod@write`] (range-copy
 //! writer), [`transport`] (which way a message goes), [`transaction`] (the machines of §17).
 
 pub mod framing;
