@@ -16,12 +16,12 @@ use std::time::Duration;
 
 fn parts(criterion: &mut Criterion) {
     let bytes = scene::cpm_message(1);
-    let mut group = criterion.benchmark_group("MESSAGE of 1.66 KB");
+    let mut group = criterion.benchmark_group("CPM MESSAGE");
     group.throughput(Throughput::Bytes(bytes.len() as u64));
     let mut scan = Scan::default();
     group.bench_function("scan", |bencher| bencher.iter(|| scan.scan(black_box(&bytes))));
     assert!(scan.scan(&bytes).is_ok() && scan.fault.is_none());
-    assert_eq!(scan.fields.len(), 31);
+    assert!((28..34).contains(&scan.fields.len()), "{} fields", scan.fields.len());
     let view = Message { bytes: &bytes, scan: &scan };
     group.bench_function("check_request", |bencher| bencher.iter(|| black_box(view).check_request().is_ok()));
     let mut out = Vec::with_capacity(4096);

@@ -14,6 +14,7 @@ use std::cell::Cell;
 #[test]
 fn reading_a_message_allocates_nothing() {
     let bytes = scene::cpm_message(1);
+    assert!((1_500..1_800).contains(&bytes.len()), "{} bytes", bytes.len());
     let settings = scene::settings(0, 1);
     let mut scan = Scan::default();
     let mut out = Vec::with_capacity(8192);

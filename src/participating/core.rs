@@ -27,7 +27,7 @@ use crate::metrics::stages::Stages;
 use crate::sip::message::{Envelope, Message};
 use crate::sip::scan::{Name, Scan};
 use crate::sip::transport::{DEFAULT_PORT, literal_ip};
-use crate::sip::uri::Uri;
+use crate::sip::uri::{Scheme, Uri};
 use crate::sip::write::{self, Response, line};
 use bytes::Bytes;
 use hashbrown::HashMap;
@@ -674,6 +674,10 @@ impl<D: Directory> Core<D> {
 
     /// Where a URI leads. RFC 3263 as far as A and AAAA records go.
     pub(super) fn hop_of(&self, uri: &Uri<'_>, now: Instant) -> Hop {
+        if uri.scheme != Scheme::Sip {
+            // A sips URI asks for TLS on every hop (RFC 3261 §26.2.2), which nothing less can stand in for.
+            return Hop::Unreachable;
+        }
         let transport = match uri.transport() {
             Some(name) if name.eq_ignore_ascii_case(b"tcp") => Some(Transport::Tcp),
             Some(name) if name.eq_ignore_ascii_case(b"udp") => Some(Transport::Udp),

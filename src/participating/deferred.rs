@@ -35,7 +35,7 @@ use std::time::Duration;
 /// Messages read from the queue at once.
 const PEEK_LIMIT: u16 = 8;
 /// Expired messages removed at once.
-const SWEEP_LIMIT: u16 = 256;
+const SWEEP_LIMIT: u16 = 2_048;
 /// First wait after a failed attempt; it doubles from attempt to attempt.
 const BACKOFF_FIRST: Duration = Duration::from_secs(5);
 /// Longest wait between two attempts.

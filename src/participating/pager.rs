@@ -1,6 +1,6 @@
 //! Pager mode: a SIP MESSAGE from arrival to final response (SPEC §1.1, PM-0 to PM-8).
 //!
-//! The decision is [`super::decide`]'s; this file carries it out. What cannot be done at once becomes a `Job`.
+//! The decision is [`super::decide`]'s; this file carries it out. What cannot be done at once becomes a job.
 
 use super::content;
 use super::core::{Core, CoreTimer, Hop, RETRY_AFTER_LINE};

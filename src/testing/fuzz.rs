@@ -20,8 +20,11 @@ use crate::sip::write::{self, Forward};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Every target by name, for replays of corpora.
-pub const TARGETS: [(&str, fn(&[u8])); 6] =
+/// A target and its name.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// Every target, for replays of corpora.
+pub const TARGETS: [Target; 6] =
     [("message", message), ("framing", framing), ("uri", uri), ("body", body), ("document", document), ("core", core)];
 
 /// Scans a message, checks the spans, reads every view, writes it every way and scans that again.

@@ -131,7 +131,6 @@ pub fn cpm_message(number: u64) -> Vec<u8> {
          P-Served-User: <sip:bob@home.example>;sescase=term;regstate=reg\r\n\
          P-Charging-Vector: icid-value=AyretyU0dm+6O2IrT5tAFrbHLso=023551024;orig-ioi=a.example\r\n\
          P-Charging-Function-Addresses: ccf=192.0.2.30\r\n\
-         P-Access-Network-Info: 3GPP-E-UTRAN-FDD;utran-cell-id-3gpp=234151D0FCE11\r\n\
          P-Visited-Network-ID: \"home.example\"\r\n\
          Accept-Contact: *;+g.3gpp.icsi-ref=\"urn%3Aurn-7%3A3gpp-service.ims.icsi.oma.cpm.msg\"\r\n\
          Conversation-ID: f81d4fae-7dec-11d0-a765-00a0c91e6bf6\r\n\
@@ -143,7 +142,6 @@ pub fn cpm_message(number: u64) -> Vec<u8> {
          Expires: 604800\r\n\
          Privacy: none\r\n\
          History-Info: <sip:bob@home.example>;index=1\r\n\
-         Session-ID: 0123456789abcdef0123456789abcdef\r\n\
          Content-Type: message/cpim\r\n\
          Content-Length: {}\r\n\r\n{body}",
         body.len()

@@ -102,7 +102,7 @@ impl Ledger {
             let reason = !entry.deferred.is_empty() || entry.stored > 0 || entry.taken > 0 || expired;
             assert!(reason, "message {number} is answered {status} for no reason: {entry:?}");
         }
-        if status == 202 && entry.taken == 0 && !entry.expires.is_some_and(|at| now.0 > at.0) {
+        if status == 202 && entry.taken == 0 && entry.expires.is_none_or(|at| now.0 <= at.0) {
             assert!(!entry.deferred.is_empty(), "message {number}: 202 before the commit: {entry:?}");
         }
     }

@@ -125,7 +125,7 @@ fn a_request_that_waits_is_answered_100_after_three_and_a_half_seconds() {
     let [trying] = &trying[..] else { panic!("one response: {trying:?}") };
     assert!(trying.starts_with("SIP/2.0 100 Trying\r\nVia: SIP/2.0/UDP 198.51.100.1:5060;branch=z9hG4bKs1\r\nFrom"));
     rig.receive(&message(1, ""), SENDER);
-    assert_eq!(rig.take_sent(SENDER), [trying.clone()], "a repetition gets the same");
+    assert_eq!(rig.take_sent(SENDER), std::slice::from_ref(trying), "a repetition gets the same");
     rig.receive(&answer(&forwarded, 200), scene::CORE);
     assert!(rig.take_sent(SENDER)[0].starts_with("SIP/2.0 200 "));
 }
@@ -197,6 +197,14 @@ fn a_next_hop_without_address_is_answered() {
     rig.register(Profile::default(), 1);
     rig.receive(&message(1, "Route: <sip:term@192.0.2.1:5060;lr>, <sip:nowhere.example;lr>\r\n"), SENDER);
     assert!(rig.take_sent(SENDER)[0].starts_with("SIP/2.0 202 "), "or deferred, where the operator says so");
+}
+
+#[test]
+fn a_route_that_asks_for_tls_is_not_taken_in_the_clear() {
+    let mut rig = Rig::new(|_| {});
+    rig.register(Profile::default(), 1);
+    rig.receive(&message(1, "Route: <sip:term@192.0.2.1:5060;lr>, <sips:192.0.2.9:5070;lr>\r\n"), SENDER);
+    assert!(rig.take_sent(SENDER)[0].starts_with("SIP/2.0 500 ") && rig.take_sent(scene::CORE).is_empty());
 }
 
 #[test]
