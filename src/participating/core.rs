@@ -16,7 +16,7 @@ use super::transactions::{
     Admission, ClientId, Destination, News, OwnBranch, Owner, ReplyPath, ServerId, Transactions, Verdict, Waiting,
 };
 use crate::base::id::{Aor, ShardId};
-use crate::base::limits::SERVER_TRANSACTION_COUNT_MAX;
+use crate::base::limits::{DELIVERY_USER_COUNT_MAX, SERVER_TRANSACTION_COUNT_MAX};
 use crate::base::rng::Rng;
 use crate::base::slots::{SlotId, Slots};
 use crate::base::time::{Instant, Now};
@@ -55,6 +55,8 @@ const RESOLVED_FOR: Duration = Duration::from_secs(60);
 const UNRESOLVED_FOR: Duration = Duration::from_secs(5);
 /// Names remembered.
 const RESOLVED_COUNT_MAX: usize = 1_024;
+/// When a user whose home shard had no room is announced again.
+const ANNOUNCE_AGAIN: Duration = Duration::from_millis(50);
 /// How often shard 0 has expired messages removed.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -69,6 +71,8 @@ pub(super) enum CoreTimer {
     Pace,
     /// Expired messages are due to be removed.
     Sweep,
+    /// Users whose home shard had no room are announced again.
+    Announce,
 }
 
 struct Resolved {
@@ -100,6 +104,8 @@ pub struct Core<D> {
     pub(super) wheel: TimerWheel<CoreTimer>,
     pub(super) effects: VecDeque<Effect>,
     resolved: HashMap<Box<str>, Resolved>,
+    /// Users whose home shard had no room for the news.
+    unannounced: VecDeque<Aor>,
     scan: Option<Box<Scan>>,
     spare_scan: Option<Box<Scan>>,
     scratch: Vec<u8>,
@@ -138,6 +144,7 @@ impl<D: Directory> Core<D> {
             wheel,
             effects: VecDeque::new(),
             resolved: HashMap::new(),
+            unannounced: VecDeque::new(),
             scan: Some(Box::default()),
             spare_scan: Some(Box::default()),
             scratch: Vec::with_capacity(4096),
@@ -161,6 +168,7 @@ impl<D: Directory> Core<D> {
             Input::Store { ticket, answer } => self.on_store_answer(Waiting::of(ticket), answer, now),
             Input::Control { ticket, answer } => self.on_control_answer(Waiting::of(ticket), answer, now),
             Input::SubscriberReady(user) => self.on_subscriber_ready(user, now),
+            Input::Returned { input, .. } => self.on_returned(*input, now),
             Input::StreamFailed { ticket } => {
                 if let Waiting::Client(id) = Waiting::of(ticket)
                     && let Some((owner, verdict)) = self.transactions.on_unsendable(id, now.at, &mut self.effects)
@@ -196,6 +204,11 @@ impl<D: Directory> Core<D> {
                 CoreTimer::Delivery(id) => self.on_delivery_timer(id, now),
                 CoreTimer::Pace => self.on_pace(now),
                 CoreTimer::Sweep => self.on_sweep(now),
+                CoreTimer::Announce => {
+                    for user in std::mem::take(&mut self.unannounced) {
+                        self.announce_ready(user, now);
+                    }
+                }
             }
         }
         self.check_invariants();
@@ -280,6 +293,31 @@ impl<D: Directory> Core<D> {
         self.metrics.count(Counter::HandoverOut);
         let input = Input::Handover { message: Bytes::copy_from_slice(bytes), source };
         self.effects.push_back(Effect::Post { to, input });
+    }
+
+    /// The owner of a message has no room: its sender is told, on any transport (RFC 3261 §21.5.4). News of a user is
+    /// tried again.
+    fn on_returned(&mut self, input: Input, now: Now) {
+        match input {
+            Input::Handover { message, source } => {
+                self.metrics.count(Counter::DroppedMailboxFull);
+                self.with_request(&message, |core, view| {
+                    let Some(via) = view.via().filter(|_| view.method().is_some_and(|method| method != b"ACK")) else {
+                        return;
+                    };
+                    core.metrics.count(Counter::RefusedOverload);
+                    let path = ReplyPath::of(&via, source);
+                    core.respond_statelessly(view, path, 503, "Service Unavailable", RETRY_AFTER_LINE);
+                });
+            }
+            Input::SubscriberReady(user) if self.unannounced.len() < DELIVERY_USER_COUNT_MAX => {
+                if self.unannounced.is_empty() {
+                    self.wheel.insert(now.at + ANNOUNCE_AGAIN, CoreTimer::Announce);
+                }
+                self.unannounced.push_back(user);
+            }
+            _ => self.metrics.count(Counter::DroppedMailboxFull),
+        }
     }
 
     fn on_response(&mut self, message: &Message<'_>, status: u16, source: Source, now: Now, may_steer: bool) {

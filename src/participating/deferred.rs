@@ -296,7 +296,7 @@ impl<D: Directory> Core<D> {
             _ => PAGER_SERVICE,
         };
         let originator = Originator::of(view, service, self.settings.identity_from_header).unwrap_or_default();
-        let addresses: SmallVec<[&str; 2]> = originator.addresses.iter().map(|aor| aor.as_str()).collect();
+        let addresses: SmallVec<[&str; 3]> = originator.addresses.iter().map(|aor| aor.as_str()).collect();
         let request = PolicyRequest {
             originator: &addresses,
             anonymous: facts::is_anonymous(view),

@@ -105,7 +105,7 @@ pub fn is_cpm(identifier: &str, cpm_tags: &[Box<str>]) -> bool {
 pub struct Originator {
     /// Canonical addresses, in the order of the request; behind them, where a telephone number came as a SIP URI, that
     /// URI too, since rules on domains need its domain.
-    pub addresses: SmallVec<[AorText; 2]>,
+    pub addresses: SmallVec<[AorText; 3]>,
 }
 
 impl Originator {
@@ -128,7 +128,8 @@ impl Originator {
             let Some(aor) = canonical(uri) else { continue };
             let is_number = aor.as_str().starts_with("tel:");
             addresses.push(aor);
-            if is_number && let Some(literal) = canonical_literal(uri) {
+            if is_number && let Some(literal) = canonical_literal(uri).filter(|text| text.as_str().starts_with("sip:"))
+            {
                 addresses.push(literal);
             }
         }

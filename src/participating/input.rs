@@ -55,6 +55,13 @@ pub enum Input {
     },
     /// A subscriber of whom this shard is the home can be reached and may have deferred messages.
     SubscriberReady(Aor),
+    /// Another shard's mailbox had no room for what this shard posted to it.
+    Returned {
+        /// The shard that it was for.
+        to: ShardId,
+        /// What was posted.
+        input: Box<Input>,
+    },
     /// What was sent on a stream could not be delivered to the peer.
     StreamFailed {
         /// The ticket of the send.

@@ -219,7 +219,7 @@ impl<D: Directory> Core<D> {
             self.respond(server, message, 404, "Not Found", "", now);
             return;
         };
-        let addresses: SmallVec<[&str; 2]> = originator.addresses.iter().map(|aor| aor.as_str()).collect();
+        let addresses: SmallVec<[&str; 3]> = originator.addresses.iter().map(|aor| aor.as_str()).collect();
         let case = Case {
             request: PolicyRequest {
                 originator: &addresses,

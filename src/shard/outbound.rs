@@ -50,8 +50,8 @@ impl<C: Core> Shard<C> {
                 }
             }
             Effect::Post { to, input } => {
-                if self.doors.try_post(to, input).is_err() {
-                    self.metrics.count(Counter::DroppedMailboxFull);
+                if let Err(input) = self.doors.try_post(to, input) {
+                    self.core.handle_input(Input::Returned { to, input: Box::new(input) }, self.now);
                 }
             }
         }

@@ -107,6 +107,7 @@ fn bind_well_known(addr: SocketAddr, shard_count: u16) -> Result<Vec<Pair>, Bind
         match bind_group(addr, shard_count) {
             // The kernel chose a number for UDP that something else has for TCP.
             Err(error) if addr.port() == 0 && attempt < PORT_ATTEMPTS && error.in_use() => attempt += 1,
+            Err(error) if error.is_predecessors(addr, &mut attempt) => {}
             other => break other?,
         }
     };
@@ -154,6 +155,7 @@ fn bind_own(listen: SocketAddr, shard_port: u16, shard: ShardId) -> Result<Pair,
         });
         match bound {
             Err(error) if port == 0 && attempt < PORT_ATTEMPTS && error.in_use() => attempt += 1,
+            Err(error) if error.is_predecessors(wanted, &mut attempt) => {}
             other => return other,
         }
     }
@@ -222,6 +224,17 @@ impl BindError {
     fn in_use(&self) -> bool {
         self.error.kind() == io::ErrorKind::AddrInUse
     }
+
+    /// Waits a little for a port that may still be our predecessor's, true until the patience is over: a ring keeps
+    /// its sockets for a moment after its process was killed.
+    fn is_predecessors(&self, addr: SocketAddr, attempt: &mut u32) -> bool {
+        if addr.port() == 0 || !self.in_use() || *attempt >= PREDECESSOR_ATTEMPTS {
+            return false;
+        }
+        *attempt += 1;
+        std::thread::sleep(PREDECESSOR_WAIT);
+        true
+    }
 }
 
 /// Makes the kernel choose one of the sockets that share a port at random for each datagram.
@@ -269,6 +282,8 @@ fn raise_file_limit() {
     }
 }
 
+const PREDECESSOR_ATTEMPTS: u32 = 100;
+const PREDECESSOR_WAIT: std::time::Duration = std::time::Duration::from_millis(20);
 const PORT_ATTEMPTS: u32 = 32;
 const LISTEN_BACKLOG: i32 = 4096;
 const RECEIVE_BUFFER_LEN: usize = 4 << 20;
