@@ -18,56 +18,72 @@ struct Entry<T> {
     value: Option<T>,
 }
 
-/// The table.
+/// The table. It grows by pieces that stay where they are: moving a large table would stop its shard for a while.
 #[derive(Debug)]
 pub struct Slots<T> {
-    entries: Vec<Entry<T>>,
+    pieces: Vec<Vec<Entry<T>>>,
+    slot_count: usize,
     free: Vec<u32>,
     count_max: usize,
 }
+
+/// Entries of one piece.
+const PIECE_LEN: usize = 1024;
 
 impl<T> Slots<T> {
     /// A table for at most `count_max` entries.
     pub fn new(count_max: usize) -> Self {
         assert!(count_max > 0 && count_max <= u32::MAX as usize, "a slot index has 32 bits");
-        Self { entries: Vec::new(), free: Vec::new(), count_max }
+        Self { pieces: Vec::new(), slot_count: 0, free: Vec::new(), count_max }
     }
 
     /// Puts a value in; `None` when the table is full.
     pub fn insert(&mut self, value: T) -> Option<SlotId> {
         if let Some(slot) = self.free.pop() {
-            let entry = &mut self.entries[slot as usize];
+            let entry = &mut self.pieces[slot as usize / PIECE_LEN][slot as usize % PIECE_LEN];
             debug_assert!(entry.value.is_none(), "a free slot holds nothing");
             entry.value = Some(value);
             return Some(SlotId { slot, generation: entry.generation });
         }
-        if self.entries.len() == self.count_max {
+        if self.slot_count == self.count_max {
             return None;
         }
-        let slot = self.entries.len() as u32;
-        self.entries.push(Entry { generation: 0, value: Some(value) });
+        let slot = self.slot_count as u32;
+        if self.slot_count.is_multiple_of(PIECE_LEN) {
+            self.pieces.push(Vec::with_capacity(PIECE_LEN));
+        }
+        self.pieces[self.slot_count / PIECE_LEN].push(Entry { generation: 0, value: Some(value) });
+        self.slot_count += 1;
         Some(SlotId { slot, generation: 0 })
+    }
+
+    fn entry(&self, slot: u32) -> Option<&Entry<T>> {
+        self.pieces.get(slot as usize / PIECE_LEN)?.get(slot as usize % PIECE_LEN)
+    }
+
+    fn entry_mut(&mut self, slot: u32) -> Option<&mut Entry<T>> {
+        self.pieces.get_mut(slot as usize / PIECE_LEN)?.get_mut(slot as usize % PIECE_LEN)
     }
 
     /// The value, if it is still there.
     pub fn get(&self, id: SlotId) -> Option<&T> {
-        self.entries.get(id.slot as usize).filter(|entry| entry.generation == id.generation)?.value.as_ref()
+        self.entry(id.slot).filter(|entry| entry.generation == id.generation)?.value.as_ref()
     }
 
     /// The value, to change.
     pub fn get_mut(&mut self, id: SlotId) -> Option<&mut T> {
-        self.entries.get_mut(id.slot as usize).filter(|entry| entry.generation == id.generation)?.value.as_mut()
+        self.entry_mut(id.slot).filter(|entry| entry.generation == id.generation)?.value.as_mut()
     }
 
     /// The entry of a slot, whatever its generation.
     pub fn at(&self, slot: u32) -> Option<(SlotId, &T)> {
-        let entry = self.entries.get(slot as usize)?;
+        let entry = self.entry(slot)?;
         entry.value.as_ref().map(|value| (SlotId { slot, generation: entry.generation }, value))
     }
 
     /// Takes a value out.
     pub fn remove(&mut self, id: SlotId) -> Option<T> {
-        let entry = self.entries.get_mut(id.slot as usize).filter(|entry| entry.generation == id.generation)?;
+        let entry = self.entry_mut(id.slot).filter(|entry| entry.generation == id.generation)?;
         let value = entry.value.take()?;
         entry.generation = (entry.generation + 1) & GENERATION_MASK;
         self.free.push(id.slot);
@@ -76,12 +92,12 @@ impl<T> Slots<T> {
 
     /// Every entry.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
-        self.entries.iter().filter_map(|entry| entry.value.as_ref())
+        self.pieces.iter().flatten().filter_map(|entry| entry.value.as_ref())
     }
 
     /// Entries in the table.
     pub fn len(&self) -> usize {
-        self.entries.len() - self.free.len()
+        self.slot_count - self.free.len()
     }
 
     /// True when there are none.

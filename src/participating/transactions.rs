@@ -305,11 +305,12 @@ impl Transactions {
             shard,
             seeds: [FixedState::with_seed(seed), FixedState::with_seed(seed.rotate_left(32) ^ 0x5bd1_e995)],
             servers: Slots::new(SERVER_TRANSACTION_COUNT_MAX),
-            by_key: Index::default(),
-            by_merged: HashMap::default(),
-            completed: VecDeque::new(),
+            // At their full size from the start: growing one of them would stop the shard for milliseconds.
+            by_key: Index::with_capacity_and_hasher(SERVER_TRANSACTION_COUNT_MAX, Default::default()),
+            by_merged: HashMap::with_capacity_and_hasher(SERVER_TRANSACTION_COUNT_MAX, Default::default()),
+            completed: VecDeque::with_capacity(SERVER_TRANSACTION_COUNT_MAX),
             clients: Slots::new(CLIENT_TRANSACTION_COUNT_MAX),
-            absorbing: VecDeque::new(),
+            absorbing: VecDeque::with_capacity(CLIENT_TRANSACTION_COUNT_MAX),
             wheel: TimerWheel::new(now),
             metrics,
         }
