@@ -25,9 +25,9 @@ pub const TURN_MAIL_MAX: usize = 256;
 /// Effects carried out in one turn of a shard; the rest waits for the next.
 pub const TURN_EFFECTS_MAX: usize = 16_384;
 /// Server transactions of one shard, lingering ones included.
-pub const SERVER_TRANSACTION_COUNT_MAX: usize = 1 << 18;
+pub const SERVER_TRANSACTION_COUNT_MAX: usize = 1 << 17;
 /// Client transactions of one shard.
-pub const CLIENT_TRANSACTION_COUNT_MAX: usize = 1 << 17;
+pub const CLIENT_TRANSACTION_COUNT_MAX: usize = 1 << 16;
 /// Devices one request is forked to.
 pub const FORK_COUNT_MAX: usize = 16;
 /// Devices kept for one subscriber.

@@ -131,6 +131,9 @@ pub struct Period {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct AccessPolicy {
     rules: Box<[CompiledRule]>,
+    /// For each rule, the marks of those whom its first identity condition can hold for. Most rules end here, without
+    /// a look at memory that is in no cache.
+    reaches: Box<[u64]>,
     /// Some rule rejects; otherwise there is nothing to evaluate.
     can_reject: bool,
 }
@@ -139,7 +142,9 @@ impl AccessPolicy {
     /// Compiles the rules of one document.
     pub fn new(rules: &[Rule]) -> Self {
         let can_reject = rules.iter().any(|rule| rule.rejects);
-        Self { rules: rules.iter().map(CompiledRule::new).collect(), can_reject }
+        let rules: Box<[CompiledRule]> = rules.iter().map(CompiledRule::new).collect();
+        let reaches = rules.iter().map(|rule| rule.identities.first().map_or(EVERYBODY, Identity::reach)).collect();
+        Self { rules, reaches, can_reject }
     }
 
     /// True when a rule that applies to the request has `<allow-reject-invite>` true (PM-1d, OR of all rules).
@@ -154,7 +159,14 @@ impl AccessPolicy {
         // The highest class of the rules that hold so far, and whether one of that class rejects.
         let (mut highest, mut rejects) = (Class::OtherIdentity, false);
         let mut is_referenced = None;
-        for rule in &self.rules {
+        let marks = request
+            .originator
+            .iter()
+            .fold(0, |marks, address| marks | mark(address) | domain_of(address).map_or(0, mark));
+        for (rule, reach) in self.rules.iter().zip(&self.reaches) {
+            if reach & marks == 0 && *reach != EVERYBODY {
+                continue;
+            }
             let changes_nothing = rule.class < highest || !rule.rejects && rule.class == highest;
             if changes_nothing || !rule.holds_apart_from_originator(&asked) {
                 continue;
@@ -393,7 +405,27 @@ struct Guarded {
     except_domains: MemberSet,
 }
 
+/// The reach of a rule that may hold for anybody.
+const EVERYBODY: u64 = u64::MAX;
+
+/// One bit of 64 for an address or a domain: two that differ seldom share it, equal ones always do.
+fn mark(text: &str) -> u64 {
+    let hash = text
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
+    1 << (hash >> 58)
+}
+
 impl Identity {
+    /// The marks of everybody this condition can hold for.
+    fn reach(&self) -> u64 {
+        if self.anybody {
+            return EVERYBODY;
+        }
+        let named = self.addresses.iter().chain(self.domains.iter()).fold(0, |marks, text| marks | mark(text));
+        self.guarded.iter().fold(named, |marks, many| marks | many.domain.as_deref().map_or(EVERYBODY, mark))
+    }
+
     fn new(conditions: &[IdentityCondition]) -> Self {
         let (mut addresses, mut domains, mut guarded) = (Vec::new(), Vec::new(), Vec::new());
         let mut anybody = false;

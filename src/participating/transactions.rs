@@ -278,8 +278,7 @@ pub struct OwnBranch {
 impl OwnBranch {
     /// Every branch of ours in a Via field, wherever it stands.
     pub fn find_all(value: &[u8]) -> impl Iterator<Item = Self> {
-        memchr::memmem::find_iter(value, BRANCH_PREFIX)
-            .filter_map(move |at| Self::parse(value.get(at..at + BRANCH_LEN)?))
+        memchr::memchr_iter(BRANCH_PREFIX[0], value).filter_map(move |at| Self::parse(value.get(at..at + BRANCH_LEN)?))
     }
 
     /// Reads a branch; `None` if it is not of our making.

@@ -200,7 +200,7 @@ impl<'a> Message<'a> {
         // RFC 4475 §3.1.2.1: separators with nothing between them.
         let torn = |field: &Field| {
             let value = field.value.of(self.bytes);
-            memchr::memmem::find(value, b";;").is_some() || has_empty_element(value)
+            memchr::memchr_iter(b';', value).any(|at| value.get(at + 1) == Some(&b';')) || has_empty_element(value)
         };
         if self.scan.all(Name::Via).any(torn) {
             return Err(RequestFault::Value(Name::Via));
