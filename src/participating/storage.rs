@@ -81,8 +81,10 @@ pub struct MessageObject {
     pub head: Bytes,
     /// The body's media type, parameters included.
     pub content_type: Box<str>,
-    /// The body, byte for byte.
+    /// The body, byte for byte; empty in a list.
     pub body: Bytes,
+    /// How long the body is, also where it is left out.
+    pub body_len: u64,
 }
 
 /// Which of the two object stores.

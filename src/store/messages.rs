@@ -97,7 +97,7 @@ impl Engine {
             .prepare_cached(on_shelf!(
                 shelf,
                 "SELECT id, user, peer, imdn_message_id, conversation_id, contribution_id, direction, outcome, at,
-                 content_type, head, x'' FROM ",
+                 content_type, head, x'', size FROM ",
                 " WHERE id IN (SELECT id FROM ",
                 " WHERE user = ?1 ORDER BY id DESC LIMIT ?2) ORDER BY id DESC"
             ))?
@@ -113,10 +113,10 @@ impl Engine {
             .prepare_cached(on_shelf!(
                 shelf,
                 "SELECT id, user, peer, imdn_message_id, conversation_id, contribution_id, direction, outcome, at,
-                 content_type, head, body, cuts FROM ",
+                 content_type, head, body, size, cuts FROM ",
                 " WHERE user = ?1 AND id = ?2"
             ))?
-            .query_row((user.as_str(), id.0 as i64), |row| Ok((object(row)?, row.get::<_, Option<String>>(12)?)))
+            .query_row((user.as_str(), id.0 as i64), |row| Ok((object(row)?, row.get::<_, Option<String>>(13)?)))
             .optional()?;
         let Some((mut object, cuts)) = found else { return Ok(Reply::Objects(Vec::new())) };
         if let Some(cuts) = cuts {
@@ -186,6 +186,7 @@ fn object(row: &Row<'_>) -> rusqlite::Result<MessageObject> {
         content_type: row.get(9)?,
         head: Bytes::copy_from_slice(row.get_ref(10)?.as_blob()?),
         body: Bytes::copy_from_slice(row.get_ref(11)?.as_blob()?),
+        body_len: u64::try_from(row.get::<_, i64>(12)?).unwrap_or(0),
     })
 }
 
@@ -255,7 +256,7 @@ mod tests {
         let mut rig = fixture::rig();
         let received = object("bob", "m1", b"hello");
         let sent = MessageObject { direction: Direction::Sent, ..(*received).clone() };
-        let again = MessageObject { body: Bytes::from_static(b"other"), ..(*received).clone() };
+        let again = MessageObject { body: Bytes::from_static(b"others"), body_len: 6, ..(*received).clone() };
         let answers = rig.engine.commit(&[
             keep(Shelf::History, &received),
             keep(Shelf::History, &again),
@@ -295,7 +296,7 @@ mod tests {
         let list = objects(&mut rig, Command::ListObjects { shelf: Shelf::History, user: aor("bob"), limit: 3 });
         let names: Vec<_> = list.iter().map(|object| &*object.imdn_message_id).collect();
         assert_eq!(names, ["m4", "m3", "m2"]);
-        assert!(list.iter().all(|object| object.body.is_empty() && !object.head.is_empty()));
+        assert!(list.iter().all(|object| object.body.is_empty() && object.body_len == 5 && !object.head.is_empty()));
     }
 
     #[test]
