@@ -265,6 +265,7 @@ impl<D: Directory> Core<D> {
         }
         if message.expires <= now.wall {
             self.metrics.count(Counter::DeferredExpired);
+            self.end_record(&message);
             self.drop_first(id, true, now);
             return;
         }
@@ -278,6 +279,7 @@ impl<D: Directory> Core<D> {
         if check.blocked {
             // The sender was blocked meanwhile: dropped silently (SPEC §2.4).
             self.metrics.count(Counter::DeferredBlocked);
+            self.end_record(&message);
             self.drop_first(id, false, now);
             return;
         }
@@ -395,7 +397,11 @@ impl<D: Directory> Core<D> {
         let record = delivery.record.take();
         let delivered = status.is_some_and(|status| (200..300).contains(&status));
         if let Some(message_id) = record {
-            let outcome = if delivered { Outcome::Delivered } else { Outcome::Failed };
+            let outcome = match status {
+                Some(200..300) => Outcome::Delivered,
+                Some(status) if is_permanent(status) => Outcome::Failed,
+                _ => Outcome::Deferred,
+            };
             self.set_outcome(user.clone(), message_id, outcome);
         }
         if delivered {
@@ -501,14 +507,26 @@ impl<D: Directory> Core<D> {
         self.schedule_sweep(now);
     }
 
-    /// Tells the senders of removed messages, where they asked for it.
+    /// Tells the senders of removed messages, where they asked for it, and the history of those that were tried.
     pub(super) fn on_swept(&mut self, answer: Answer, now: Now) {
         let Ok(Reply::Queue(messages)) = answer else { return };
         for message in messages {
             self.metrics.count(Counter::DeferredExpired);
+            self.end_record(&message);
             if message.wants_failure_notice {
                 self.tell_sender(&message, now);
             }
+        }
+    }
+
+    /// Says in the history, where an earlier attempt left a record, that the message leaves the queue undelivered.
+    fn end_record(&mut self, message: &DeferredMessage) {
+        if message.attempts == 0 {
+            return;
+        }
+        let id = self.with_request(&message.request, |core, view| core.message_id(view, core.content_facts(view)));
+        if let Some(id) = id {
+            self.set_outcome(message.user.clone(), id, Outcome::Failed);
         }
     }
 

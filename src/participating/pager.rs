@@ -276,7 +276,8 @@ impl<D: Directory> Core<D> {
                     Expired::TemporarilyUnavailable => (480, "Temporarily Unavailable"),
                 };
                 self.respond(server, message, status, reason, "", now);
-                if content.wants_failure_notice() {
+                // An error says it already.
+                if status < 300 && content.wants_failure_notice() {
                     self.send_failure_notice(message, user, now);
                 }
             }
@@ -449,7 +450,9 @@ impl<D: Directory> Core<D> {
             });
             Some(core.deferred_message(message, request.clone(), user, &originator, content, age, now.wall))
         });
-        let Some(Some(deferred)) = deferred else { return false };
+        let Some(Some(mut deferred)) = deferred else { return false };
+        // It was tried: the history may have a record that waits for the end.
+        deferred.attempts = 1;
         if let Some(job) = self.jobs.get_mut(job) {
             job.stage = Stage::Deferring;
         }
@@ -798,11 +801,18 @@ impl<D: Directory> Core<D> {
                 debug_assert!(false, "the store answered {reply:?} to something else");
                 core.respond(job.server, message, 500, "Server Internal Error", "", now);
             }
-            Err(Fault::QuotaExceeded) => {
-                core.respond(job.server, message, 480, "Temporarily Unavailable", "", now);
-            }
-            Err(Fault::Busy | Fault::DiskFull | Fault::Broken) => {
-                core.respond(job.server, message, 503, "Service Unavailable", RETRY_AFTER_LINE, now);
+            Err(fault) => {
+                if let Some((user, imdn_message_id)) = job.record {
+                    core.set_outcome(user, imdn_message_id, Outcome::Failed);
+                }
+                match fault {
+                    Fault::QuotaExceeded => {
+                        core.respond(job.server, message, 480, "Temporarily Unavailable", "", now);
+                    }
+                    Fault::Busy | Fault::DiskFull | Fault::Broken => {
+                        core.respond(job.server, message, 503, "Service Unavailable", RETRY_AFTER_LINE, now);
+                    }
+                }
             }
         });
     }

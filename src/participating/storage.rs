@@ -161,7 +161,7 @@ pub enum Command {
         settlement: Settlement,
     },
     /// Removes messages that expired before `now`. Answer: [`Reply::Queue`] with the removed ones whose senders
-    /// want a failure notice.
+    /// want a failure notice, and those that were tried before.
     SweepExpired {
         /// The moment.
         now: UnixMillis,
@@ -175,7 +175,7 @@ pub enum Command {
         /// What.
         object: Box<MessageObject>,
     },
-    /// Updates what became of a history object. Answer: [`Reply::Done`].
+    /// Updates what became of a history object; one that is delivered stays so. Answer: [`Reply::Done`].
     SetOutcome {
         /// The user.
         user: Aor,

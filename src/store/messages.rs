@@ -72,7 +72,8 @@ impl Engine {
         Ok(Reply::Kept { id, created: true })
     }
 
-    /// Notes what became of a message in the history. One that is not there is no fault: not everybody records.
+    /// Notes what became of a message in the history. One that is not there is no fault: not everybody records. What a
+    /// device has taken stays delivered, whatever becomes of the same message sent again.
     pub(super) fn set_outcome(
         &mut self,
         user: &Aor,
@@ -82,7 +83,8 @@ impl Engine {
     ) -> Result<Reply, Failure> {
         self.connection
             .prepare_cached(
-                "UPDATE history SET outcome = ?4 WHERE user = ?1 AND imdn_message_id = ?2 AND direction = ?3",
+                "UPDATE history SET outcome = ?4
+                 WHERE user = ?1 AND imdn_message_id = ?2 AND direction = ?3 AND outcome <> 'delivered'",
             )?
             .execute((user.as_str(), imdn_message_id, direction_text(direction), outcome_text(outcome)))?;
         Ok(Reply::Done)
@@ -312,7 +314,7 @@ mod tests {
         };
         let mut outcomes = Vec::new();
         use Outcome::{Deferred, Delivered, Failed, Interworked, Pending, Stored};
-        for outcome in [Pending, Delivered, Failed, Deferred, Interworked, Stored] {
+        for outcome in [Pending, Failed, Deferred, Interworked, Stored, Delivered] {
             let answers = rig.engine.commit(&[
                 keep(Shelf::History, &received),
                 keep(Shelf::History, &sent),
@@ -326,6 +328,9 @@ mod tests {
             }
             assert_eq!(std::mem::take(&mut outcomes), [outcome, Pending, Pending]);
         }
+        let answers = rig.engine.commit(&[set("m1", Failed), keep(Shelf::History, &received)]);
+        let id = kept(&answers[1]).0;
+        assert_eq!(read(&mut rig, Shelf::History, id)[0].outcome, Delivered, "a device has it, whatever comes later");
     }
 
     #[test]

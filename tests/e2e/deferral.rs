@@ -198,6 +198,24 @@ fn the_sender_of_an_expired_message_is_told_when_it_asked_for_it() {
 }
 
 #[test]
+fn the_sender_of_a_message_that_comes_too_late_is_told_by_notification_or_by_error_but_not_twice() {
+    for (setting, status) in [("\"202-discard\"", 202), ("410", 410), ("480", 480)] {
+        let mut world = World::with(VARIANTS[1], |config| config.set("policy.expired", setting));
+        world.register(BOB, &[Device::new()]);
+        let id = token("imdn");
+        let request = pager_with(ALICE, BOB, &id, "negative-delivery", "text/plain", BODY_MARK);
+        let request = request.header("Expires", "60").replace("Date", &date(seconds_ago(600)));
+        assert_eq!(world.exchange(&request).status(), Some(status));
+        if status == 202 {
+            let notice = world.core.request("MESSAGE");
+            assert_failed_notice(&notice, &id);
+            world.core.answer(&notice, 200);
+        }
+        world.assert_nothing_forwarded();
+    }
+}
+
+#[test]
 fn the_sender_of_a_refused_message_is_told_when_it_asked_for_it() {
     let mut world = deferring_world(VARIANTS[1], |config| config);
     let id = token("imdn");
