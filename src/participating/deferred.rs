@@ -18,7 +18,7 @@ use crate::base::id::{Aor, MessageId};
 use crate::base::limits::{DELIVERY_ACTIVE_MAX, DELIVERY_USER_COUNT_MAX};
 use crate::base::slots::{SlotId, Slots};
 use crate::base::time::{Instant, Now, UnixMillis};
-use crate::cpim::imdn::{Notification, Original, failed_delivery};
+use crate::cpim::imdn::{Notification, Original, Report, notify};
 use crate::metrics::names::Counter;
 use crate::sip::header::address::Address;
 use crate::sip::message::Message;
@@ -532,11 +532,11 @@ impl<D: Directory> Core<D> {
 
     fn tell_sender(&mut self, message: &DeferredMessage, now: Now) {
         let user = message.user.clone();
-        self.with_request(&message.request, |core, view| core.send_failure_notice(view, user.as_str(), now));
+        self.with_request(&message.request, |core, view| core.send_notice(Report::Failed, view, user.as_str(), now));
     }
 
-    /// Originates the notification of a failed delivery towards the sender of a message (SPEC §2.8, RFC 5438 §8).
-    pub(super) fn send_failure_notice(&mut self, message: &Message<'_>, user: &str, now: Now) {
+    /// Originates a notification towards the sender of a message (SPEC §2.8, RFC 5438 §8).
+    pub(super) fn send_notice(&mut self, report: Report, message: &Message<'_>, user: &str, now: Now) {
         let content = self.content_facts(message);
         let asserted = message.address(Name::PAssertedIdentity).or_else(|| message.address(Name::From));
         let (Some(sender), Some(message_id)) = (asserted, content.imdn_message_id()) else { return };
@@ -553,7 +553,7 @@ impl<D: Directory> Core<D> {
             original_recipient: user,
         };
         let notification = Notification { from: user, to: sender, message_id: &notice_id, date_time: &sent };
-        let body = failed_delivery(&original, &notification);
+        let body = notify(report, &original, &notification);
         let call_id = format!("{:016x}@{}", self.rng.next_u64(), self.settings.host);
         let tag = format!("{:016x}", self.rng.next_u64());
         let hop = self.settings.core.hop;

@@ -17,6 +17,7 @@ use super::transactions::{ClientId, OwnBranch, Owner, ServerId, Verdict, Waiting
 use crate::base::id::{Aor, MessageId};
 use crate::base::slots::SlotId;
 use crate::base::time::{Instant, Now, UnixMillis};
+use crate::cpim::imdn::Report;
 use crate::metrics::names::{Counter, Stage as TimedStage};
 use crate::sip::header::via::Via;
 use crate::sip::message::{Envelope, Message};
@@ -278,7 +279,7 @@ impl<D: Directory> Core<D> {
                 self.respond(server, message, status, reason, "", now);
                 // An error says it already.
                 if status < 300 && content.wants_failure_notice() {
-                    self.send_failure_notice(message, user, now);
+                    self.send_notice(Report::Failed, message, user, now);
                 }
             }
             Decision::Defer { age_max_seconds } => {
@@ -789,6 +790,7 @@ impl<D: Directory> Core<D> {
                 if let Some((user, imdn_message_id)) = job.record {
                     core.set_outcome(user, imdn_message_id, Outcome::Deferred);
                 }
+                core.tell_stored(message, now);
                 // The user may have come while the message was on its way to the disk.
                 if let Some(user) = canonical(facts::way(message, &core.settings).served)
                     && core.is_reachable(user.as_str(), now)
@@ -796,7 +798,10 @@ impl<D: Directory> Core<D> {
                     core.announce_ready(user.to_aor(), now);
                 }
             }
-            Ok(Reply::Kept { .. }) if !deferring => core.respond(job.server, message, 200, "OK", "", now),
+            Ok(Reply::Kept { .. }) if !deferring => {
+                core.respond(job.server, message, 200, "OK", "", now);
+                core.tell_stored(message, now);
+            }
             Ok(reply) => {
                 debug_assert!(false, "the store answered {reply:?} to something else");
                 core.respond(job.server, message, 500, "Server Internal Error", "", now);
@@ -815,6 +820,15 @@ impl<D: Directory> Core<D> {
                 }
             }
         });
+    }
+
+    /// Tells a sender who asked how the message is processed that it is kept for later (SPEC §2.4, §2.8).
+    fn tell_stored(&mut self, message: &Message<'_>, now: Now) {
+        if self.content_facts(message).wants_stored_notice()
+            && let Some(user) = canonical(facts::way(message, &self.settings).served)
+        {
+            self.send_notice(Report::Stored, message, user.as_str(), now);
+        }
     }
 
     pub(super) fn is_reachable(&self, user: &str, now: Now) -> bool {

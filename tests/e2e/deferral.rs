@@ -244,8 +244,37 @@ fn no_notification_is_sent_about_a_notification() {
     world.assert_nothing_forwarded();
 }
 
+#[test]
+fn a_sender_who_asks_how_the_message_is_processed_is_told_that_it_is_stored() {
+    in_all_variants(|variant| {
+        for (handling, status) in [("defer", 202), ("store", 200)] {
+            let mut world = World::new(variant);
+            world.appliance.put_preferences(BOB, &Preferences::handling(handling).document());
+            let id = token("imdn");
+            let request = pager_with(ALICE, BOB, &id, "processing", "text/plain", BODY_MARK);
+            assert_eq!(world.exchange(&request).status(), Some(status));
+            let notice = world.core.request("MESSAGE");
+            assert_notice(&notice, &id);
+            let body = String::from_utf8_lossy(notice.body()).into_owned();
+            assert!(body.contains("<processing-notification><status><stored/>"), "{body}");
+            world.core.answer(&notice, 200);
+            // Who asks for nothing of the kind is told nothing (SPEC §2.4).
+            let request = pager_with(ALICE, BOB, &token("imdn"), "positive-delivery", "text/plain", BODY_MARK);
+            assert_eq!(world.exchange(&request).status(), Some(status));
+            world.assert_nothing_forwarded();
+        }
+    });
+}
+
 /// An IMDN for Alice that says that the message with this id failed (RFC 5438, SPEC §2.8).
 fn assert_failed_notice(notice: &Received, id: &str) {
+    assert_notice(notice, id);
+    let body = String::from_utf8_lossy(notice.body()).into_owned();
+    assert!(body.contains("<failed/>") || body.contains("<failed></failed>"), "{body}");
+}
+
+/// An IMDN for Alice about the message with this id.
+fn assert_notice(notice: &Received, id: &str) {
     assert_eq!(notice.uri(), Some(ALICE), "{notice:?}");
     assert!(notice.must("Content-Type").starts_with("message/cpim"), "{notice:?}");
     assert!(notice.must("P-Asserted-Identity").contains("sip:"), "{notice:?}");
@@ -253,7 +282,6 @@ fn assert_failed_notice(notice: &Received, id: &str) {
     assert!(body.contains("message/imdn+xml"), "{body}");
     assert!(body.to_ascii_lowercase().contains("content-disposition: notification"), "{body}");
     assert!(body.contains(&format!("<message-id>{id}</message-id>")), "{body}");
-    assert!(body.contains("<failed/>") || body.contains("<failed></failed>"), "{body}");
     let outer = body.split("\r\n\r\n").next().unwrap_or_default();
     assert!(!outer.contains("Disposition-Notification"), "no disposition is requested for a notification: {body}");
     assert!(!outer.contains(&format!("Message-ID: {id}\r\n")), "a new id: {body}");
