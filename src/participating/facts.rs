@@ -106,6 +106,8 @@ pub struct Originator {
     /// Canonical addresses, in the order of the request; behind them, where a telephone number came as a SIP URI, that
     /// URI too, since rules on domains need its domain.
     pub addresses: SmallVec<[AorText; 3]>,
+    /// The header field that names it: Referred-By, P-Asserted-Identity or From.
+    pub field: Option<Name>,
 }
 
 impl Originator {
@@ -117,11 +119,13 @@ impl Originator {
             && let Some(aor) = message.address(Name::ReferredBy).and_then(|address| canonical(address.uri))
         {
             addresses.push(aor);
-            return Some(Self { addresses });
+            return Some(Self { addresses, field: Some(Name::ReferredBy) });
         }
         let asserted = message.elements(Name::PAssertedIdentity).filter_map(Address::parse);
         let mut uris: SmallVec<[&[u8]; 2]> = asserted.map(|address| address.uri).take(2).collect();
+        let mut field = Name::PAssertedIdentity;
         if uris.is_empty() && from_counts {
+            field = Name::From;
             uris.extend(message.value(Name::From).and_then(Address::parse).map(|from| from.uri));
         }
         for uri in &uris {
@@ -133,7 +137,7 @@ impl Originator {
                 addresses.push(literal);
             }
         }
-        (!addresses.is_empty()).then_some(Self { addresses })
+        (!addresses.is_empty()).then_some(Self { addresses, field: Some(field) })
     }
 
     /// The address that stands for the originator in rows and objects.

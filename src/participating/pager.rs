@@ -391,7 +391,9 @@ impl<D: Directory> Core<D> {
         Making {
             user: Aor::from_canonical(user),
             originator: originator.main(),
+            from: originator.field.unwrap_or(Name::From),
             anonymous: facts::is_anonymous(message),
+            service: facts::service(message, &self.settings.cpm_tags),
             imdn_message_id,
             outcome,
             at,

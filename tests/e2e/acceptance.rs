@@ -3,7 +3,7 @@
 use crate::support::documents::*;
 use crate::support::endpoint::{Endpoint, Transport};
 use crate::support::eventually;
-use crate::support::message::{Received, token, unique};
+use crate::support::message::{Received, Request, token, unique};
 use crate::support::world::*;
 use std::time::SystemTime;
 
@@ -284,6 +284,62 @@ fn a18_a_message_for_an_unregistered_user_who_prefers_the_message_store_is_store
         assert!(head.contains("\r\nimdn-message-id: "), "{head}");
         assert!(head.contains("\r\nconversation-id: "), "{head}");
     });
+}
+
+#[test]
+fn a18_an_object_has_the_header_lines_of_the_store() {
+    let mut world = World::udp();
+    world.appliance.put_preferences(BOB, &Preferences::handling("store").document());
+    let mut stored_head = |request: &Request| {
+        world.assert_refused(request, 200);
+        let newest = world.appliance.admin(BOB, "/messages")[0].clone();
+        assert_eq!(newest["size"].as_u64(), Some(request.body.len() as u64), "{newest}");
+        let path = format!("/admin/users/{BOB}/messages/{}", newest["id"]);
+        let text = world.appliance.http("GET", &path, &[], b"").text();
+        (text.split("\r\n\r\n").next().unwrap_or_default().to_owned() + "\r\n", newest["peer"].clone())
+    };
+    let has = |head: &str, line: &str| assert!(head.contains(&format!("{line}\r\n")), "{line} in\n{head}");
+
+    let request = pager(ALICE, BOB)
+        .header("Subject", "Lunch")
+        .header("InReplyTo-Contribution-ID", "earlier")
+        .header("Accept-Contact", "*;+g.oma.sip-cpm");
+    let (head, _) = stored_head(&request);
+    for name in
+        ["To", "Date", "Subject", "P-Asserted-Service", "Conversation-ID", "Contribution-ID", "InReplyTo-Contribution-ID"]
+    {
+        has(&head, &format!("{name}: {}", request.value(name).expect(name)));
+    }
+    has(&head, &format!("From: <{ALICE}>"));
+    has(&head, &format!("Accept-Contact: {ACCEPT_CONTACT}"));
+    has(&head, "Accept-Contact: *;+g.oma.sip-cpm");
+    has(&head, "Message-Direction: received");
+    has(&head, "Content-Type: message/cpim");
+    assert!(!head.contains("Message-Context"), "{head}");
+
+    // The service is known from Accept-Contact alone, a Date and an id are made.
+    let request = pager_bare(ALICE, BOB).without("P-Asserted-Service").without("Date").body("text/plain", BODY_MARK);
+    let (head, _) = stored_head(&request);
+    has(&head, &format!("P-Asserted-Service: {ICSI_PAGER}"));
+    assert!(head.contains("\r\nDate: ") && head.contains("\r\nIMDN-Message-ID: "), "{head}");
+
+    let (head, peer) = stored_head(&pager(ALICE, BOB).header("Privacy", "id"));
+    has(&head, "From: anonymous");
+    assert!(peer == "anonymous" && !head.contains("alice"), "{head}");
+
+    // From an interworking function: what the message was.
+    let legacy = pager(ALICE, BOB).header("Message-Context", "pager-message").header("Message-Correlator", "m1");
+    let (head, _) = stored_head(&legacy);
+    has(&head, "Message-Context: pager-message");
+    has(&head, "Message-Correlator: m1");
+
+    // From a controlling function: whom it speaks for (G-3).
+    let group = pager("sip:focus@home.example", BOB)
+        .replace("P-Asserted-Service", &format!("{ICSI_PAGER}.group"))
+        .header("Referred-By", &format!("\"Alice\" <{ALICE}>"));
+    let (head, peer) = stored_head(&group);
+    has(&head, &format!("From: \"Alice\" <{ALICE}>"));
+    assert_eq!(peer, ALICE);
 }
 
 #[test]
@@ -570,7 +626,7 @@ fn small_world(variant: Variant, oversize: Option<&str>) -> World {
 }
 
 /// A message with a body of this length.
-fn sized(len: usize) -> crate::support::message::Request {
+fn sized(len: usize) -> Request {
     let mut body = format!("{BODY_MARK} {} {:?}", unique(), SystemTime::UNIX_EPOCH);
     body.truncate(len);
     let body = format!("{body:x<len$}");
