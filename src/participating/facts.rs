@@ -242,6 +242,12 @@ pub fn is_own(uri: &Uri<'_>, settings: &Settings) -> bool {
     }
 }
 
+/// True for a URI that stands for one of the appliance's cases and not for a user of a domain of that name (G-1).
+pub fn is_own_case(uri: &Uri<'_>, settings: &Settings) -> bool {
+    let is_case = |user: &[u8]| [&b"term"[..], b"orig"].iter().any(|case| user.eq_ignore_ascii_case(case));
+    uri.scheme != Scheme::Tel && uri.user.is_none_or(is_case) && is_own(uri, settings)
+}
+
 /// True when the Request-URI is something a user can be found by.
 pub fn is_routable(uri: &Uri<'_>) -> bool {
     uri.scheme != Scheme::Other

@@ -170,6 +170,28 @@ impl<D: Directory> Core<D> {
             self.respond(server, message, 416, "Unsupported URI Scheme", "", now);
             return;
         }
+        if facts::is_own_case(&request_uri, &self.settings)
+            && let Some(loose) = write::loosened(message)
+        {
+            // A strict router put our own Route into the Request-URI (RFC 3261 §16.4).
+            self.with_request(&Bytes::from(loose), |core, message| match message.check_request() {
+                Ok(envelope) => core.on_routed_message(server, message, &envelope, source, now),
+                Err(_) => core.respond(server, message, 400, "Bad Route", "", now),
+            });
+            return;
+        }
+        self.on_routed_message(server, message, envelope, source, now);
+    }
+
+    /// The same behind the Request-URI: whose request it is, and what becomes of it.
+    fn on_routed_message(
+        &mut self,
+        server: ServerId,
+        message: &Message<'_>,
+        envelope: &Envelope<'_>,
+        source: Source,
+        now: Now,
+    ) {
         if message.value(Name::MaxForwards).and_then(decimal) == Some(0) {
             self.metrics.count(Counter::RefusedLoop);
             self.respond(server, message, 483, "Too Many Hops", "", now);

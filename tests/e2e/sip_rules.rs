@@ -226,6 +226,42 @@ fn the_appliances_own_route_is_popped_and_the_next_one_followed() {
 }
 
 #[test]
+fn every_route_of_our_own_on_top_is_popped() {
+    let mut world = registered_world(VARIANTS[1]);
+    let own = format!("<{}>", world.appliance.term_uri());
+    let request = pager(ALICE, BOB).header("Route", &format!("{own}, {own}")).header("Route", &own);
+    let forwarded = world.assert_delivered(&request);
+    assert!(forwarded.values("Route").is_empty(), "{forwarded:?}");
+}
+
+#[test]
+fn a_message_from_a_strict_router_finds_its_user_in_the_last_route() {
+    in_all_variants(|variant| {
+        let mut world = World::with(variant, |config| config.set("sip.require_route", "true"));
+        world.register(BOB, &[Device::new()]);
+        let mut scscf = Endpoint::new();
+        let transport = variant.transport.name().to_ascii_lowercase();
+        let back = format!("<sip:odi-7@{};lr;transport={transport}>", scscf.addr());
+        let strict = |routes: &str| {
+            let request = pager(ALICE, BOB).header("Route", routes);
+            Request { uri: format!("sip:term@{}", world.addr()), ..request }
+        };
+        let (through, direct) = (strict(&format!("{back}, <{BOB}>")), strict(&format!("<{BOB}>")));
+        let sent = world.send(&through);
+        let forwarded = scscf.request("MESSAGE");
+        assert_eq!((forwarded.uri(), forwarded.values("Route")), (Some(BOB), vec![back.clone()]));
+        assert_eq!(forwarded.body(), through.body);
+        scscf.answer(&forwarded, 200);
+        assert_eq!(world.alice.response(&sent).status(), Some(200));
+        let forwarded = world.assert_delivered(&direct);
+        assert_eq!((forwarded.uri(), forwarded.header("Route")), (Some(BOB), None));
+        world.appliance.put_policy(BOB, &policy_blocking(ALICE));
+        let request = Request { uri: through.uri.clone(), ..pager(ALICE, BOB).header("Route", &format!("<{BOB}>")) };
+        assert_generated(&world.assert_refused(&request, 403));
+    });
+}
+
+#[test]
 fn a_message_with_only_the_appliances_route_leaves_to_the_configured_core() {
     let mut world = registered_world(VARIANTS[0]);
     let own = format!("<{}>", world.appliance.term_uri());
