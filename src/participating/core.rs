@@ -445,7 +445,10 @@ impl<D: Directory> Core<D> {
             b"REGISTER" => self.on_register(server, message, source, now),
             b"OPTIONS" => {
                 if self.require_is_met(server, message, &SUPPORTED, now) {
-                    let extra = format!("{ALLOW_LINE}Accept: {}\r\nSupported: pref\r\n", self.accept_value());
+                    let extra = format!(
+                        "{ALLOW_LINE}Accept: {}\r\nAccept-Encoding: identity\r\nSupported: pref\r\n",
+                        self.accept_value()
+                    );
                     self.respond(server, message, 200, "OK", &extra, now);
                 }
             }

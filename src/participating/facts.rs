@@ -300,3 +300,105 @@ pub fn names_host(host: &[u8], port: Option<u16>, peer_host: &str, peer: SocketA
         None => host.eq_ignore_ascii_case(peer_host.as_bytes()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sip::scan::Scan;
+    use crate::testing::scene;
+
+    const NOW: UnixMillis = scene::WALL_START;
+
+    fn with<R>(headers: &str, read: impl FnOnce(&Message<'_>) -> R) -> R {
+        let text = format!("MESSAGE sip:bob@home.example SIP/2.0\r\n{headers}\r\n");
+        let mut scan = Scan::default();
+        scan.scan(text.as_bytes()).unwrap();
+        read(&Message { bytes: text.as_bytes(), scan: &scan })
+    }
+
+    #[test]
+    fn a_message_is_valid_from_a_sane_date_or_from_its_arrival() {
+        // The scene starts at 2026-01-01T00:00:00Z.
+        for (date, until_seconds) in [
+            ("", 60),
+            ("Date: Thu, 01 Jan 2026 00:00:00 GMT", 60),
+            ("Date: Wed, 31 Dec 2025 23:59:20 GMT", 20),
+            ("Date: Wed, 31 Dec 2025 23:00:00 GMT", -3540),
+            ("Date: Thu, 01 Jan 2026 00:04:00 GMT", 300),
+            // Ahead of our clock by more than clocks differ, a broken clock's epoch, no date at all.
+            ("Date: Thu, 01 Jan 2026 00:06:00 GMT", 60),
+            ("Date: Thu, 01 Jan 1970 00:00:00 GMT", 60),
+            ("Date: yesterday", 60),
+        ] {
+            let headers = format!("Expires: 60\r\n{date}{}", if date.is_empty() { "" } else { "\r\n" });
+            let found = with(&headers, |message| validity(message, NOW));
+            let until = NOW.plus_seconds(until_seconds);
+            assert_eq!(found, Validity { until: Some(until), expired: until_seconds < 0 }, "{date}");
+        }
+        assert_eq!(with("", |message| validity(message, NOW)), Validity { until: None, expired: false });
+    }
+
+    #[test]
+    fn five_seconds_are_tolerated() {
+        for (ago, expired) in [(60, false), (65, false), (66, true)] {
+            let later = NOW.plus_seconds(ago);
+            let headers = "Date: Thu, 01 Jan 2026 00:00:00 GMT\r\nExpires: 60\r\n";
+            assert_eq!(with(headers, |message| validity(message, later)).expired, expired, "{ago} s after the Date");
+        }
+    }
+
+    #[test]
+    fn the_case_is_what_route_and_served_user_say() {
+        let settings = scene::settings(0, 1);
+        let own = "<sip:term@192.0.2.1:5060;lr>";
+        for (headers, case, own_routes, served) in [
+            (String::new(), Case::Unsaid, 0, "sip:bob@home.example"),
+            (format!("Route: {own}\r\n"), Case::Terminating, 1, "sip:bob@home.example"),
+            (format!("Route: {own}, {own}\r\nRoute: {own}\r\n"), Case::Terminating, 3, "sip:bob@home.example"),
+            ("Route: <sip:orig@pf.example;lr>\r\n".into(), Case::Originating, 1, "sip:bob@home.example"),
+            ("Route: <sip:scscf.example;lr>\r\n".into(), Case::Unsaid, 0, "sip:bob@home.example"),
+            ("P-Served-User: <sip:b@h>;sescase=term;regstate=unreg\r\n".into(), Case::Terminating, 0, "sip:b@h"),
+            ("P-Served-User: <sip:b@h>;regstate=reg\r\n".into(), Case::Unsaid, 0, "sip:bob@home.example"),
+            (format!("Route: {own}\r\nP-Served-User: <tel:+15550100>\r\n"), Case::Terminating, 1, "tel:+15550100"),
+            ("P-Served-User: <sip:a@h>;sescase=orig\r\n".into(), Case::Originating, 0, "sip:bob@home.example"),
+            ("Route: nothing\r\n".into(), Case::Unreadable, 0, "sip:bob@home.example"),
+        ] {
+            with(&headers, |message| {
+                let way = way(message, &settings);
+                assert_eq!((way.case, way.own_routes, way.served), (case, own_routes, served.as_bytes()), "{headers}");
+            });
+        }
+    }
+
+    #[test]
+    fn only_cases_of_the_appliance_are_taken_for_a_strict_routers_request_uri() {
+        let settings = scene::settings(0, 1);
+        for (uri, is_case) in [
+            ("sip:term@192.0.2.1:5060", true),
+            ("sip:192.0.2.1:5080", true),
+            ("sip:orig@pf.example", true),
+            ("sip:bob@pf.example", false),
+            ("sip:term@home.example", false),
+            ("sip:192.0.2.1:7", false),
+            ("tel:+15550100", false),
+        ] {
+            assert_eq!(is_own_case(&Uri::parse(uri.as_bytes()).unwrap(), &settings), is_case, "{uri}");
+        }
+    }
+
+    #[test]
+    fn anonymity_is_asked_for_by_privacy_or_by_the_from_of_nobody() {
+        for (headers, anonymous) in [
+            ("Privacy: id\r\n", true),
+            ("Privacy: critical; USER\r\n", true),
+            ("Privacy: header\r\n", true),
+            ("Privacy: none\r\n", false),
+            ("Privacy: session\r\n", false),
+            ("From: \"A\" <sip:anonymous@anonymous.invalid>;tag=1\r\n", true),
+            ("From: <sip:anonymous@anonymous.invalid.example>;tag=1\r\n", false),
+            ("", false),
+        ] {
+            assert_eq!(with(headers, is_anonymous), anonymous, "{headers}");
+        }
+    }
+}

@@ -233,12 +233,7 @@ fn the_sender_of_a_refused_message_is_told_when_it_asked_for_it() {
 #[test]
 fn no_notification_is_sent_about_a_notification() {
     let mut world = deferring_world(VARIANTS[0], |config| config);
-    let imdn = format!(
-        "<?xml version=\"1.0\"?><imdn xmlns=\"urn:ietf:params:xml:ns:imdn\"><message-id>x</message-id>\
-         <datetime>{}</datetime><delivery-notification><status><delivered/></status></delivery-notification></imdn>",
-        date(SystemTime::now())
-    );
-    let request = pager_with(ALICE, BOB, &token("id"), "negative-delivery", "message/imdn+xml", &imdn);
+    let request = pager_with(ALICE, BOB, &token("id"), "negative-delivery", "message/imdn+xml", &imdn());
     assert_eq!(world.exchange(&request.header("Expires", "1")).status(), Some(202));
     queue_empties(&world);
     world.assert_nothing_forwarded();
@@ -263,6 +258,42 @@ fn a_sender_who_asks_how_the_message_is_processed_is_told_that_it_is_stored() {
             assert_eq!(world.exchange(&request).status(), Some(status));
             world.assert_nothing_forwarded();
         }
+    });
+}
+
+fn imdn() -> String {
+    format!(
+        "<?xml version=\"1.0\"?><imdn xmlns=\"urn:ietf:params:xml:ns:imdn\"><message-id>x</message-id>\
+         <datetime>{}</datetime><delivery-notification><status><delivered/></status></delivery-notification></imdn>",
+        date(SystemTime::now())
+    )
+}
+
+#[test]
+fn a_notification_of_any_cpm_service_is_delivered_and_never_rejected_by_preference() {
+    in_all_variants(|variant| {
+        let mut world = World::new(variant);
+        world.appliance.put_preferences(BOB, &Preferences::handling("reject").document());
+        let notification = |service: &str| {
+            let icsi = format!("urn:urn-7:3gpp-service.ims.icsi.oma.cpm.{service}");
+            pager_with(ALICE, BOB, &token("id"), "", "message/imdn+xml", &imdn())
+                .replace("P-Asserted-Service", &icsi)
+                .replace("Accept-Contact", &format!("*;+g.3gpp.icsi-ref=\"{}\"", icsi.replace(':', "%3A")))
+        };
+        world.assert_refused(&pager(ALICE, BOB), 403);
+        world.assert_refused(&notification("session"), 202);
+        world.register(BOB, &[Device::new()]);
+        let delivered = world.core.request("MESSAGE");
+        world.core.answer(&delivered, 200);
+        for service in ["msg", "largemsg", "deferred", "session", "session.group", "filetransfer", "systemmsg"] {
+            let request = notification(service);
+            let forwarded = world.assert_delivered(&request);
+            assert_eq!(Some(forwarded.must("Accept-Contact").as_str()), request.value("Accept-Contact"));
+            assert_eq!(forwarded.body(), request.body);
+        }
+        // Step 1 holds for notifications as for everything (SPEC §2.8).
+        world.appliance.put_policy(BOB, &policy(&[Rule::new(one(ALICE), "true")]));
+        world.assert_refused(&notification("session"), 403);
     });
 }
 
