@@ -321,7 +321,7 @@ fn the_served_user_is_named_by_p_served_user() {
 #[test]
 fn p_served_user_counts_with_and_without_its_registration_state() {
     let mut world = registered_world(VARIANTS[0]);
-    // What the third-party registrations say counts: `regstate` is of another moment (RFC 5502 §4.3).
+    // What the third-party registrations say counts: `regstate` is the S-CSCF's word of another moment.
     for parameters in [";sescase=term", ";sescase=term;regstate=unreg", ";regstate=reg;SESCASE=TERM"] {
         world.assert_delivered(&pager(ALICE, BOB).header("P-Served-User", &format!("<{BOB}>{parameters}")));
     }
