@@ -395,11 +395,14 @@ impl<D: Directory> Core<D> {
         let Some(delivery) = self.deliveries.slots.get_mut(id) else { return };
         let user = delivery.user.clone();
         let record = delivery.record.take();
+        let has_expired = delivery.queue.front().is_none_or(|message| message.expires <= now.wall);
         let delivered = status.is_some_and(|status| (200..300).contains(&status));
         if let Some(message_id) = record {
             let outcome = match status {
                 Some(200..300) => Outcome::Delivered,
                 Some(status) if is_permanent(status) => Outcome::Failed,
+                // It may have left the queue during the attempt.
+                _ if has_expired => Outcome::Failed,
                 _ => Outcome::Deferred,
             };
             self.set_outcome(user.clone(), message_id, outcome);
