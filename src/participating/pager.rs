@@ -440,7 +440,7 @@ impl<D: Directory> Core<D> {
         DeferredMessage {
             id: MessageId::default(),
             user,
-            originator: originator.main().into(),
+            originator: if facts::is_anonymous(message) { "anonymous" } else { originator.main() }.into(),
             accepted: now,
             expires,
             attempts: 0,
