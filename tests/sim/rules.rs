@@ -341,7 +341,11 @@ fn every_refusal_of_our_own_has_its_code_and_what_every_response_has() {
         (400, "", message(1, "").replace("CSeq: 1 MESSAGE", "CSeq: 1 INVITE")),
         (400, "", message(1, "").replace("Max-Forwards: 70", "Max-Forwards: many")),
         (400, "", message(1, "").replace("Content-Type: text/plain\r\n", "")),
-        (403, "Warning: 399 pf.example \"127 Service not authorised\"", message(1, "").replace("P-Asserted", "X-Asserted")),
+        (
+            403,
+            "Warning: 399 pf.example \"127 Service not authorised\"",
+            message(1, "").replace("P-Asserted", "X-Asserted"),
+        ),
         (404, "", bare("MESSAGE", "sip:nobody@home.example")),
         (405, "Allow: MESSAGE", bare("SUBSCRIBE", BOB)),
         (413, "", message(1, "X-Fill: ").replace("X-Fill: ", &format!("X-Fill: {}\r\n", "x".repeat(1_300)))),
@@ -496,6 +500,7 @@ fn of_the_selected_devices_the_best_ones_get_the_message_up_to_the_providers_lim
     });
     rig.receive(&message(1, ""), SENDER);
     let forks = rig.take_sent(scene::CORE);
-    let named = |fork: &String| ["1", "2", "3", "4", "9"].into_iter().find(|n| fork.contains(&format!("<urn:uuid:{n}>")));
+    let named =
+        |fork: &String| ["1", "2", "3", "4", "9"].into_iter().find(|n| fork.contains(&format!("<urn:uuid:{n}>")));
     assert_eq!(forks.iter().filter_map(named).collect::<Vec<_>>(), ["3", "1"], "registered, with CPM, best q first");
 }
