@@ -283,6 +283,14 @@ pub fn validity(message: &Message<'_>, now: UnixMillis) -> Validity {
     Validity { until: Some(until), expired: now > until.plus_seconds(EXPIRY_TOLERANCE_SECONDS) }
 }
 
+/// Reads Expires against the clock, whatever the Date: of a message whose Expires is what is left of its time.
+///
+/// RFC 3261 §20.19.
+pub fn validity_since_arrival(message: &Message<'_>, now: UnixMillis) -> Validity {
+    let until = message.value(Name::Expires).and_then(delta_seconds).map(|left| now.plus_seconds(i64::from(left)));
+    Validity { until, expired: false }
+}
+
 /// The Date header.
 ///
 /// RFC 3261 §20.17.

@@ -504,3 +504,58 @@ fn of_the_selected_devices_the_best_ones_get_the_message_up_to_the_providers_lim
         |fork: &String| ["1", "2", "3", "4", "9"].into_iter().find(|n| fork.contains(&format!("<urn:uuid:{n}>")));
     assert_eq!(forks.iter().filter_map(named).collect::<Vec<_>>(), ["3", "1"], "registered, with CPM, best q first");
 }
+
+#[test]
+fn a_deferred_message_that_the_core_routes_through_us_again_has_not_expired() {
+    let mut rig = Rig::new(|_| {});
+    rig.register(Profile::default(), 0);
+    rig.receive(&message(1, "Date: Thu, 01 Jan 2026 00:00:00 GMT\r\nExpires: 100\r\n"), SENDER);
+    rig.wait(Duration::from_secs(69));
+    rig.register(Profile::default(), 1);
+    rig.ready();
+    let delivered = rig.take_sent(scene::CORE).remove(0);
+    assert!(delivered.contains("\r\nDate: Thu, 01 Jan 2026 00:00:00 GMT\r\n"), "{delivered}");
+    assert!(delivered.contains("\r\nExpires: 30\r\n"), "what is left: {delivered}");
+    // The user's services are applied to what an application server sends, and we are one of them.
+    let again = delivered.replacen("Via: ", &format!("Via: SIP/2.0/UDP {};branch=z9hG4bKc\r\nVia: ", scene::CORE), 1);
+    rig.receive(&again, scene::CORE);
+    let forwarded = rig.take_sent(scene::CORE);
+    assert!(forwarded.len() == 1 && forwarded[0].starts_with("MESSAGE "), "{forwarded:?}");
+    rig.receive(&answer(&forwarded[0], 200), scene::CORE);
+    assert!(rig.take_sent(scene::CORE)[0].starts_with("SIP/2.0 200 "));
+    rig.receive(&answer(&delivered, 200), scene::CORE);
+    assert!(rig.store.deferred.is_empty());
+    // Gone in the meantime: it waits for what is left, not for less.
+    let mut rig = Rig::new(|_| {});
+    rig.register(Profile::default(), 0);
+    rig.wait(Duration::from_secs(69));
+    rig.receive(&again, scene::CORE);
+    assert!(rig.take_sent(scene::CORE)[0].starts_with("SIP/2.0 202 "));
+    let expires = rig.store.deferred.values().next().map(|message| message.expires);
+    assert_eq!(expires, Some(rig.now().wall.plus_seconds(30)));
+    // The same from anybody else is late.
+    rig.receive(&message(2, "Date: Thu, 01 Jan 2026 00:00:00 GMT\r\nExpires: 30\r\n"), SENDER);
+    assert!(final_answer(&mut rig).starts_with("SIP/2.0 202 "));
+    assert_eq!(rig.store.deferred.len(), 1, "discarded");
+}
+
+#[test]
+fn a_deferred_message_keeps_names_and_addresses_and_gets_a_tag_of_its_own() {
+    for (from, kept) in [
+        ("<sip:alice@a.example>;tag=9", "<sip:alice@a.example>"),
+        ("\"A, \\\" <b>\" <sip:alice@a.example;x=1?h=2>;tag=9;y=3", "\"A, \\\" <b>\" <sip:alice@a.example;x=1?h=2>"),
+        ("sip:alice@a.example;tag=9", "sip:alice@a.example"),
+        ("Alice < sip:alice@a.example > ;tag=9", "Alice < sip:alice@a.example>"),
+    ] {
+        let mut rig = Rig::new(|_| {});
+        rig.register(Profile::default(), 0);
+        rig.receive(&message(1, "").replace("<sip:alice@a.example>;tag=1", from), SENDER);
+        rig.register(Profile::default(), 1);
+        rig.ready();
+        let delivered = rig.take_sent(scene::CORE).remove(0);
+        let line = delivered.lines().find_map(|line| line.strip_prefix("From: ")).unwrap();
+        let tag = line.strip_prefix(kept).and_then(|rest| rest.strip_prefix(";tag=")).expect(line);
+        assert!(tag.len() == 16 && tag.bytes().all(|byte| byte.is_ascii_hexdigit()), "{line}");
+        assert!(delivered.contains(&format!("\r\nTo: <{BOB}>\r\n")), "{delivered}");
+    }
+}
