@@ -18,7 +18,7 @@ use crate::base::id::{Aor, MessageId};
 use crate::base::limits::{DELIVERY_ACTIVE_MAX, DELIVERY_USER_COUNT_MAX};
 use crate::base::slots::{SlotId, Slots};
 use crate::base::time::{Instant, Now, UnixMillis};
-use crate::cpim::imdn::{Notification, Original, failed_delivery};
+use crate::cpim::imdn::{Notification, Original, Report, notify};
 use crate::metrics::names::Counter;
 use crate::sip::header::address::Address;
 use crate::sip::message::Message;
@@ -265,6 +265,7 @@ impl<D: Directory> Core<D> {
         }
         if message.expires <= now.wall {
             self.metrics.count(Counter::DeferredExpired);
+            self.end_record(&message);
             self.drop_first(id, true, now);
             return;
         }
@@ -278,6 +279,7 @@ impl<D: Directory> Core<D> {
         if check.blocked {
             // The sender was blocked meanwhile: dropped silently (SPEC §2.4).
             self.metrics.count(Counter::DeferredBlocked);
+            self.end_record(&message);
             self.drop_first(id, false, now);
             return;
         }
@@ -393,9 +395,16 @@ impl<D: Directory> Core<D> {
         let Some(delivery) = self.deliveries.slots.get_mut(id) else { return };
         let user = delivery.user.clone();
         let record = delivery.record.take();
+        let has_expired = delivery.queue.front().is_none_or(|message| message.expires <= now.wall);
         let delivered = status.is_some_and(|status| (200..300).contains(&status));
         if let Some(message_id) = record {
-            let outcome = if delivered { Outcome::Delivered } else { Outcome::Failed };
+            let outcome = match status {
+                Some(200..300) => Outcome::Delivered,
+                Some(status) if is_permanent(status) => Outcome::Failed,
+                // It may have left the queue during the attempt.
+                _ if has_expired => Outcome::Failed,
+                _ => Outcome::Deferred,
+            };
             self.set_outcome(user.clone(), message_id, outcome);
         }
         if delivered {
@@ -501,24 +510,36 @@ impl<D: Directory> Core<D> {
         self.schedule_sweep(now);
     }
 
-    /// Tells the senders of removed messages, where they asked for it.
+    /// Tells the senders of removed messages, where they asked for it, and the history of those that were tried.
     pub(super) fn on_swept(&mut self, answer: Answer, now: Now) {
         let Ok(Reply::Queue(messages)) = answer else { return };
         for message in messages {
             self.metrics.count(Counter::DeferredExpired);
+            self.end_record(&message);
             if message.wants_failure_notice {
                 self.tell_sender(&message, now);
             }
         }
     }
 
-    fn tell_sender(&mut self, message: &DeferredMessage, now: Now) {
-        let user = message.user.clone();
-        self.with_request(&message.request, |core, view| core.send_failure_notice(view, user.as_str(), now));
+    /// Says in the history, where an earlier attempt left a record, that the message leaves the queue undelivered.
+    fn end_record(&mut self, message: &DeferredMessage) {
+        if message.attempts == 0 {
+            return;
+        }
+        let id = self.with_request(&message.request, |core, view| core.message_id(view, core.content_facts(view)));
+        if let Some(id) = id {
+            self.set_outcome(message.user.clone(), id, Outcome::Failed);
+        }
     }
 
-    /// Originates the notification of a failed delivery towards the sender of a message (SPEC §2.8, RFC 5438 §8).
-    pub(super) fn send_failure_notice(&mut self, message: &Message<'_>, user: &str, now: Now) {
+    fn tell_sender(&mut self, message: &DeferredMessage, now: Now) {
+        let user = message.user.clone();
+        self.with_request(&message.request, |core, view| core.send_notice(Report::Failed, view, user.as_str(), now));
+    }
+
+    /// Originates a notification towards the sender of a message (SPEC §2.8, RFC 5438 §8).
+    pub(super) fn send_notice(&mut self, report: Report, message: &Message<'_>, user: &str, now: Now) {
         let content = self.content_facts(message);
         let asserted = message.address(Name::PAssertedIdentity).or_else(|| message.address(Name::From));
         let (Some(sender), Some(message_id)) = (asserted, content.imdn_message_id()) else { return };
@@ -535,7 +556,7 @@ impl<D: Directory> Core<D> {
             original_recipient: user,
         };
         let notification = Notification { from: user, to: sender, message_id: &notice_id, date_time: &sent };
-        let body = failed_delivery(&original, &notification);
+        let body = notify(report, &original, &notification);
         let call_id = format!("{:016x}@{}", self.rng.next_u64(), self.settings.host);
         let tag = format!("{:016x}", self.rng.next_u64());
         let hop = self.settings.core.hop;

@@ -17,6 +17,7 @@ use super::transactions::{ClientId, OwnBranch, Owner, ServerId, Verdict, Waiting
 use crate::base::id::{Aor, MessageId};
 use crate::base::slots::SlotId;
 use crate::base::time::{Instant, Now, UnixMillis};
+use crate::cpim::imdn::Report;
 use crate::metrics::names::{Counter, Stage as TimedStage};
 use crate::sip::header::via::Via;
 use crate::sip::message::{Envelope, Message};
@@ -169,6 +170,28 @@ impl<D: Directory> Core<D> {
             self.respond(server, message, 416, "Unsupported URI Scheme", "", now);
             return;
         }
+        if facts::is_own_case(&request_uri, &self.settings)
+            && let Some(loose) = write::loosened(message)
+        {
+            // A strict router put our own Route into the Request-URI (RFC 3261 §16.4).
+            self.with_request(&Bytes::from(loose), |core, message| match message.check_request() {
+                Ok(envelope) => core.on_routed_message(server, message, &envelope, source, now),
+                Err(_) => core.respond(server, message, 400, "Bad Route", "", now),
+            });
+            return;
+        }
+        self.on_routed_message(server, message, envelope, source, now);
+    }
+
+    /// The same behind the Request-URI: whose request it is, and what becomes of it.
+    fn on_routed_message(
+        &mut self,
+        server: ServerId,
+        message: &Message<'_>,
+        envelope: &Envelope<'_>,
+        source: Source,
+        now: Now,
+    ) {
         if message.value(Name::MaxForwards).and_then(decimal) == Some(0) {
             self.metrics.count(Counter::RefusedLoop);
             self.respond(server, message, 483, "Too Many Hops", "", now);
@@ -276,8 +299,9 @@ impl<D: Directory> Core<D> {
                     Expired::TemporarilyUnavailable => (480, "Temporarily Unavailable"),
                 };
                 self.respond(server, message, status, reason, "", now);
-                if content.wants_failure_notice() {
-                    self.send_failure_notice(message, user, now);
+                // An error says it already.
+                if status < 300 && content.wants_failure_notice() {
+                    self.send_notice(Report::Failed, message, user, now);
                 }
             }
             Decision::Defer { age_max_seconds } => {
@@ -389,7 +413,9 @@ impl<D: Directory> Core<D> {
         Making {
             user: Aor::from_canonical(user),
             originator: originator.main(),
+            from: originator.field.unwrap_or(Name::From),
             anonymous: facts::is_anonymous(message),
+            service: facts::service(message, &self.settings.cpm_tags),
             imdn_message_id,
             outcome,
             at,
@@ -449,7 +475,9 @@ impl<D: Directory> Core<D> {
             });
             Some(core.deferred_message(message, request.clone(), user, &originator, content, age, now.wall))
         });
-        let Some(Some(deferred)) = deferred else { return false };
+        let Some(Some(mut deferred)) = deferred else { return false };
+        // It was tried: the history may have a record that waits for the end.
+        deferred.attempts = 1;
         if let Some(job) = self.jobs.get_mut(job) {
             job.stage = Stage::Deferring;
         }
@@ -786,6 +814,7 @@ impl<D: Directory> Core<D> {
                 if let Some((user, imdn_message_id)) = job.record {
                     core.set_outcome(user, imdn_message_id, Outcome::Deferred);
                 }
+                core.tell_stored(message, now);
                 // The user may have come while the message was on its way to the disk.
                 if let Some(user) = canonical(facts::way(message, &core.settings).served)
                     && core.is_reachable(user.as_str(), now)
@@ -793,18 +822,37 @@ impl<D: Directory> Core<D> {
                     core.announce_ready(user.to_aor(), now);
                 }
             }
-            Ok(Reply::Kept { .. }) if !deferring => core.respond(job.server, message, 200, "OK", "", now),
+            Ok(Reply::Kept { .. }) if !deferring => {
+                core.respond(job.server, message, 200, "OK", "", now);
+                core.tell_stored(message, now);
+            }
             Ok(reply) => {
                 debug_assert!(false, "the store answered {reply:?} to something else");
                 core.respond(job.server, message, 500, "Server Internal Error", "", now);
             }
-            Err(Fault::QuotaExceeded) => {
-                core.respond(job.server, message, 480, "Temporarily Unavailable", "", now);
-            }
-            Err(Fault::Busy | Fault::DiskFull | Fault::Broken) => {
-                core.respond(job.server, message, 503, "Service Unavailable", RETRY_AFTER_LINE, now);
+            Err(fault) => {
+                if let Some((user, imdn_message_id)) = job.record {
+                    core.set_outcome(user, imdn_message_id, Outcome::Failed);
+                }
+                match fault {
+                    Fault::QuotaExceeded => {
+                        core.respond(job.server, message, 480, "Temporarily Unavailable", "", now);
+                    }
+                    Fault::Busy | Fault::DiskFull | Fault::Broken => {
+                        core.respond(job.server, message, 503, "Service Unavailable", RETRY_AFTER_LINE, now);
+                    }
+                }
             }
         });
+    }
+
+    /// Tells a sender who asked how the message is processed that it is kept for later (SPEC §2.4, §2.8).
+    fn tell_stored(&mut self, message: &Message<'_>, now: Now) {
+        if self.content_facts(message).wants_stored_notice()
+            && let Some(user) = canonical(facts::way(message, &self.settings).served)
+        {
+            self.send_notice(Report::Stored, message, user.as_str(), now);
+        }
     }
 
     pub(super) fn is_reachable(&self, user: &str, now: Now) -> bool {

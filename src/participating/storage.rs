@@ -81,8 +81,10 @@ pub struct MessageObject {
     pub head: Bytes,
     /// The body's media type, parameters included.
     pub content_type: Box<str>,
-    /// The body, byte for byte.
+    /// The body, byte for byte; empty in a list.
     pub body: Bytes,
+    /// How long the body is, also where it is left out.
+    pub body_len: u64,
 }
 
 /// Which of the two object stores.
@@ -159,7 +161,7 @@ pub enum Command {
         settlement: Settlement,
     },
     /// Removes messages that expired before `now`. Answer: [`Reply::Queue`] with the removed ones whose senders
-    /// want a failure notice.
+    /// want a failure notice, and those that were tried before.
     SweepExpired {
         /// The moment.
         now: UnixMillis,
@@ -173,7 +175,7 @@ pub enum Command {
         /// What.
         object: Box<MessageObject>,
     },
-    /// Updates what became of a history object. Answer: [`Reply::Done`].
+    /// Updates what became of a history object; one that is delivered stays so. Answer: [`Reply::Done`].
     SetOutcome {
         /// The user.
         user: Aor,

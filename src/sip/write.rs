@@ -2,7 +2,8 @@
 //!
 //! Nothing is re-serialised that need not change: whole runs of header lines are copied in one piece.
 
-use super::header::list::{find_outside, params, split_first, trim};
+use super::header::address::Address;
+use super::header::list::{elements, find_outside, params, split_first, trim};
 use super::header::via::Via;
 use super::message::Message;
 use super::scan::{Name, Start};
@@ -224,6 +225,34 @@ pub fn without_top_via(request: &[u8]) -> Vec<u8> {
     [&request[..start], &request[via..]].concat()
 }
 
+/// A request that came from a strict router, as a loose one would have sent it: its Request-URI becomes the first Route
+/// value, and the last Route value becomes the Request-URI. `None` without a Route.
+///
+/// RFC 3261 §16.4.
+pub fn loosened(message: &Message<'_>) -> Option<Vec<u8>> {
+    let (bytes, Start::Request { method, uri }) = (message.bytes, message.scan.start) else { return None };
+    let last = message.scan.all(Name::Route).last()?;
+    let value = last.value.of(bytes);
+    let target = elements(value).last()?;
+    let request_uri = Address::parse(target)?.uri;
+    let before = target.as_ptr() as usize - value.as_ptr() as usize;
+    let first = message.scan.fields.first()?;
+    let mut out = Vec::with_capacity(bytes.len() + 16);
+    out.extend_from_slice(method.of(bytes));
+    out.push(b' ');
+    out.extend_from_slice(request_uri);
+    out.extend_from_slice(b" SIP/2.0\r\nRoute: <");
+    out.extend_from_slice(uri.of(bytes));
+    out.extend_from_slice(b">\r\n");
+    out.extend_from_slice(&bytes[first.line.start as usize..last.line.start as usize]);
+    let kept = trim(&value[..before]);
+    if let Some(kept) = kept.strip_suffix(b",") {
+        line(&mut out, "Route", trim(kept));
+    }
+    out.extend_from_slice(&bytes[last.line.end as usize..]);
+    Some(out)
+}
+
 /// Writes one header line.
 ///
 /// RFC 3261 §7.3.
@@ -405,6 +434,28 @@ mod tests {
         assert!(!text.contains("CSeq"), "{text}");
         assert!(!text.contains("scscf") && text.contains("Route: <sip:y;lr>\r\n"), "{text}");
         assert!(text.contains("Content-Length: 2\r\nAccept-Contact: *\r\n\r\nhi"), "{text}");
+    }
+
+    #[test]
+    fn a_strictly_routed_request_becomes_a_loosely_routed_one() {
+        let text = |start: &str, routes: &str| {
+            format!("MESSAGE {start} SIP/2.0\r\n{routes}Via: v\r\nX: \t folded\r\n  value\r\n\r\nbody")
+        };
+        let loosened = |request: &str| {
+            let mut scan = Scan::default();
+            scan.scan(request.as_bytes()).unwrap();
+            super::loosened(&Message { bytes: request.as_bytes(), scan: &scan })
+                .map(|bytes| String::from_utf8(bytes).unwrap())
+        };
+        for routes in [
+            "Route: <sip:x;lr>, <sip:y;lr> , \"B, o\" <sip:bob@h;p>;q\r\n",
+            "Route: <sip:x;lr>, <sip:y;lr>\r\nRoute: <sip:bob@h;p>\r\n",
+        ] {
+            let expected = text("sip:bob@h;p", "Route: <sip:pf;lr>\r\nRoute: <sip:x;lr>, <sip:y;lr>\r\n");
+            assert_eq!(loosened(&text("sip:pf;lr", routes)).as_deref(), Some(expected.as_str()));
+        }
+        assert_eq!(loosened(&text("sip:pf", "")), None);
+        assert_eq!(loosened(&text("sip:pf", "Route: nothing\r\n")), None);
     }
 
     #[test]

@@ -76,12 +76,13 @@ impl Engine {
         Ok(Reply::Done)
     }
 
-    /// Removes messages whose time is over, the longest expired first; gives back those whose senders want to know.
+    /// Removes messages whose time is over, the longest expired first; gives back those whose end somebody asks about:
+    /// the sender, or the history of one that was tried before.
     pub(super) fn sweep_expired(&mut self, now: UnixMillis, limit: u16) -> Result<Reply, Failure> {
         // The request is not read, which is most of the work, for those nobody will be told about.
         let mut statement = self.connection.prepare_cached(
             "SELECT id, user, originator, accepted, expires, attempts, not_before, failure_notice,
-                    CASE WHEN failure_notice THEN request ELSE x'' END
+                    CASE WHEN failure_notice OR attempts > 0 THEN request ELSE x'' END
              FROM deferred WHERE expires <= ?1 ORDER BY expires, id LIMIT ?2",
         )?;
         let expired: Vec<DeferredMessage> = statement.query_map((now.0, limit), message)?.collect::<Result<_, _>>()?;
@@ -92,7 +93,7 @@ impl Engine {
                 self.connection.prepare_cached("DELETE FROM deferred WHERE id = ?1")?.execute([message.id.0 as i64])?;
             assert_eq!(rows, 1, "what was just read is there");
             self.ledger.removed(&message.user, message.id);
-            if message.wants_failure_notice {
+            if message.wants_failure_notice || message.attempts > 0 {
                 noticed.push(message);
             }
         }
@@ -212,7 +213,8 @@ mod tests {
             .map(|n| {
                 let Command::Defer { mut message, quota } = deferral("bob", n) else { unreachable!() };
                 message.expires = UnixMillis(1_000 - n as i64);
-                message.wants_failure_notice = n % 2 == 0;
+                message.wants_failure_notice = n % 2 == 0 && n != 4;
+                message.attempts = u32::from(n == 4);
                 Command::Defer { message, quota }
             })
             .collect();

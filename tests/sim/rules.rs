@@ -7,7 +7,7 @@ use ringpost::participating::effect::{Effect, StreamTarget};
 use ringpost::participating::input::{ControlAnswer, Input, Source, Transport};
 use ringpost::participating::preferences::{DeviceSelection, Handling, Profile};
 use ringpost::participating::settings::{InterworkingFailure, Settings};
-use ringpost::participating::storage::{Command, Fault, Settlement};
+use ringpost::participating::storage::{Command, Fault, Outcome, Settlement};
 use ringpost::participating::subscriber::Subscriber;
 use ringpost::testing::directory::MapDirectory;
 use ringpost::testing::scene;
@@ -260,4 +260,61 @@ fn many_users_whose_messages_have_expired_are_done_with_in_one_go() {
     }
     rig.carry_out();
     assert!(rig.store.deferred.is_empty() && rig.take_sent(scene::CORE).is_empty());
+}
+
+fn recording() -> Profile {
+    Profile { records_history: true, ..Profile::default() }
+}
+
+#[test]
+fn the_history_says_deferred_until_a_message_leaves_the_queue() {
+    for (last, outcome) in [(Some(200), Outcome::Delivered), (Some(404), Outcome::Failed), (None, Outcome::Failed)] {
+        let mut rig = Rig::new(|_| {});
+        rig.register(recording(), 0);
+        rig.receive(&message(1, "Expires: 20\r\n"), SENDER);
+        assert!(rig.store.history.is_empty(), "recorded when it is delivered");
+        rig.register(recording(), 1);
+        rig.ready();
+        let first = rig.take_sent(scene::CORE).remove(0);
+        rig.receive(&answer(&first, 480), scene::CORE);
+        assert_eq!(rig.store.history[0].outcome, Outcome::Deferred, "it waits for another attempt");
+        if let Some(status) = last {
+            rig.ready();
+            let second = rig.take_sent(scene::CORE).remove(0);
+            rig.receive(&answer(&second, status), scene::CORE);
+        } else {
+            rig.register(recording(), 0);
+            rig.wait(Duration::from_secs(60));
+        }
+        assert!(rig.store.deferred.is_empty());
+        assert_eq!(rig.store.history.len(), 1, "recorded once, however often it was tried");
+        assert_eq!(rig.store.history[0].outcome, outcome);
+    }
+}
+
+#[test]
+fn the_history_follows_a_message_that_is_deferred_after_all() {
+    let defers = |settings: &mut Settings| settings.defer_on = vec![480];
+    let mut rig = Rig::new(defers);
+    rig.register(recording(), 1);
+    rig.receive(&message(1, "Expires: 20\r\n"), SENDER);
+    let forwarded = rig.take_sent(scene::CORE).remove(0);
+    rig.receive(&answer(&forwarded, 480), scene::CORE);
+    assert!(rig.take_sent(SENDER)[0].starts_with("SIP/2.0 202 "));
+    assert_eq!(rig.store.history[0].outcome, Outcome::Deferred);
+    rig.register(recording(), 0);
+    rig.wait(Duration::from_secs(60));
+    assert!(rig.store.deferred.is_empty());
+    assert_eq!(rig.store.history[0].outcome, Outcome::Failed, "it expired in the queue");
+
+    let mut rig = Rig::new(|settings| {
+        defers(settings);
+        settings.deferred_quota.count = 0;
+    });
+    rig.register(recording(), 1);
+    rig.receive(&message(1, ""), SENDER);
+    let forwarded = rig.take_sent(scene::CORE).remove(0);
+    rig.receive(&answer(&forwarded, 480), scene::CORE);
+    assert!(rig.take_sent(SENDER)[0].starts_with("SIP/2.0 480 "));
+    assert_eq!(rig.store.history[0].outcome, Outcome::Failed, "the queue did not take it");
 }
