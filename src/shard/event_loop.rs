@@ -246,7 +246,7 @@ impl<C: Core> Shard<C> {
     }
 
     pub(super) fn arm(&mut self, armed: Armed) {
-        if self.stopping.is_some() && matches!(armed, Armed::Accept(_) | Armed::Datagrams(_)) {
+        if self.stopping.is_some() && matches!(armed, Armed::Accept(_) | Armed::Datagrams(Port { own: false, .. })) {
             return;
         }
         match armed {
@@ -269,7 +269,8 @@ impl<C: Core> Shard<C> {
         }
     }
 
-    /// Begins the orderly end.
+    /// Begins the orderly end: nothing new is taken. What the shard waits for comes to its own port, from the store, or on
+    /// connections that it opened.
     pub(super) fn stop(&mut self) {
         if self.stopping.is_some() {
             return;
@@ -279,7 +280,6 @@ impl<C: Core> Shard<C> {
             self.ring.cancel(&sockets.tcp_well_known);
             self.ring.cancel(&sockets.tcp_own);
             self.ring.cancel(&sockets.udp_well_known);
-            self.ring.cancel(&sockets.udp_own);
         }
     }
 }
@@ -302,6 +302,6 @@ pub(super) const fn conn_of(token: Token) -> ConnId {
     ConnId { slot: token.slot, generation: token.generation }
 }
 
-/// How long a stopping shard goes on sending.
+/// How long a stopping shard waits for answers and goes on sending.
 const STOP_TIME: Duration = Duration::from_secs(2);
 const SLEEP_TIME_MAX: Duration = Duration::from_secs(60);
