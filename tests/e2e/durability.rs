@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-/// Users with a deferral in flight.
-const DEFERRING: usize = 300;
+/// Users with a deferral in flight. All their answers together fit a receive buffer.
+const DEFERRING: usize = 250;
 /// Users with a request of another kind in flight, each kind.
 const OTHERS: usize = 20;
 /// More than any flood gets to.
@@ -110,6 +110,48 @@ fn sigterm_under_load_ends_soon_and_leaves_nobody_in_doubt() {
     for (user, taken) in core.taken_by(Kind::Defer, DEFERRING).into_iter().enumerate() {
         assert_eq!(taken, promises.defer.answered[user], "user {user}");
     }
+}
+
+#[test]
+fn sigterm_leaves_nobody_on_a_connection_in_doubt_who_keeps_sending() {
+    use std::io::{Read, Write};
+    let core = Core::start();
+    let mut appliance = Appliance::start(quick(Config::new(&core.uri(), 2)));
+    make_deferring_known(&appliance);
+    let mut stream = std::net::TcpStream::connect(appliance.addr()).expect("the SIP port accepts");
+    stream.set_read_timeout(Some(crate::support::DEADLINE)).expect("a read timeout");
+    let mut writer = stream.try_clone().expect("a second handle");
+    let writing = std::thread::spawn(move || {
+        let messages = (0..).flat_map(|sequence| (0..DEFERRING).map(move |user| (user, sequence)));
+        for (user, sequence) in messages {
+            // Until the appliance has closed the connection.
+            if writer.write_all(&Kind::Defer.on_a_stream(user, sequence)).is_err() {
+                return;
+            }
+        }
+    });
+    let (mut answers, mut chunk) = (Vec::new(), vec![0; 65_536]);
+    let mut terminated = false;
+    loop {
+        // After the end of the connection an error may follow the last bytes: both mean that all has been said.
+        match stream.read(&mut chunk) {
+            Ok(0) | Err(_) => break,
+            Ok(len) => answers.extend_from_slice(&chunk[..len]),
+        }
+        if !terminated && answers.len() > 200_000 {
+            terminated = true;
+            appliance.sigterm();
+        }
+    }
+    assert!(terminated);
+    assert_eq!(appliance.wait().code(), Some(0));
+    writing.join().expect("the writer only stops");
+    let answers = String::from_utf8(answers).expect("answers are text");
+    let promised = answers.matches("SIP/2.0 202 ").count();
+    println!("{promised} promises, {} answers in all", answers.matches("SIP/2.0 2").count());
+    appliance.restart();
+    let deferred = appliance.metric("ringpost_store_deferred_messages", &[]);
+    assert_eq!(deferred, promised as u64, "every message in a queue was answered, and the other way round");
 }
 
 /// Every kind of promise.

@@ -61,6 +61,13 @@ impl Kind {
         format!("sip:{}{user}-{sequence}@192.0.2.7:5060", self.letter())
     }
 
+    /// A user's message as it travels on a connection.
+    pub fn on_a_stream(self, user: usize, sequence: u32) -> Vec<u8> {
+        let from = SocketAddr::from(([127, 0, 0, 1], 9));
+        let text = String::from_utf8(self.request(Errand::Send, user, sequence, from, 0)).expect("text");
+        text.replacen("SIP/2.0/UDP", "SIP/2.0/TCP", 1).into_bytes()
+    }
+
     fn request(self, errand: Errand, user: usize, sequence: u32, from: SocketAddr, run: u32) -> Vec<u8> {
         let (aor, mark) = (self.user(user), self.message_id(user, sequence));
         let registers = errand == Errand::Register;
@@ -177,6 +184,8 @@ fn run(
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
     let from = socket.local_addr().expect("bound");
     socket.set_read_timeout(Some(TICK)).expect("a read timeout");
+    // What an ordinary user may have; all users' answers can come at once.
+    socket2::SockRef::from(&socket).set_recv_buffer_size(1 << 20).expect("a buffer size");
     let users = promises.sent.len();
     let mut in_flight: Vec<Option<(u32, Vec<u8>, Instant)>> = vec![None; users];
     let (mut buffer, mut moved_at) = (vec![0; 65_536], Instant::now());
