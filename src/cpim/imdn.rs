@@ -201,7 +201,8 @@ mod tests {
 
     #[test]
     fn a_stored_message_is_a_processing_status() {
-        let original = Original { message_id: "m", date_time: "d", recipient: "sip:b@h", original_recipient: "sip:b@h" };
+        let original =
+            Original { message_id: "m", date_time: "d", recipient: "sip:b@h", original_recipient: "sip:b@h" };
         let notification = Notification { from: "sip:b@h", to: "sip:a@h", message_id: "n", date_time: "d" };
         let body = notify(Report::Stored, &original, &notification);
         let cpim = Cpim::parse(&body).unwrap();

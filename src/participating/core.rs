@@ -774,8 +774,7 @@ impl<D: Directory> Core<D> {
     pub(super) fn is_from_isf(&self, message: &Message<'_>, source: Source) -> bool {
         let Some(isf) = &self.settings.isf else { return false };
         let mut vias = message.elements(Name::Via).filter_map(Via::parse);
-        source.peer == isf.hop.addr
-            || vias.any(|via| facts::names_host(via.host, via.port, &isf.host, isf.hop.addr))
+        source.peer == isf.hop.addr || vias.any(|via| facts::names_host(via.host, via.port, &isf.host, isf.hop.addr))
     }
 
     pub(super) fn schedule_sweep(&mut self, now: Now) {

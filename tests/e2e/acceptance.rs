@@ -340,9 +340,15 @@ fn a18_an_object_has_the_header_lines_of_the_store() {
         .header("InReplyTo-Contribution-ID", "earlier")
         .header("Accept-Contact", "*;+g.oma.sip-cpm");
     let (head, _) = stored_head(&request);
-    for name in
-        ["To", "Date", "Subject", "P-Asserted-Service", "Conversation-ID", "Contribution-ID", "InReplyTo-Contribution-ID"]
-    {
+    for name in [
+        "To",
+        "Date",
+        "Subject",
+        "P-Asserted-Service",
+        "Conversation-ID",
+        "Contribution-ID",
+        "InReplyTo-Contribution-ID",
+    ] {
         has(&head, &format!("{name}: {}", request.value(name).expect(name)));
     }
     has(&head, &format!("From: <{ALICE}>"));

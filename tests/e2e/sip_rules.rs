@@ -368,7 +368,9 @@ fn the_sender_of_a_group_message_is_whom_the_controlling_function_names() {
 fn addresses_are_compared_as_addresses() {
     let mut world = registered_world(VARIANTS[0]);
     world.appliance.put_policy(BOB, &policy_blocking("sip:Alice@A.example;transport=tcp"));
-    for same in ["sip:Alice@a.EXAMPLE", "sip:Alice@a.example:5062;foo=bar", "sip:%41lice@a.example", "sips:Alice@a.example"] {
+    for same in
+        ["sip:Alice@a.EXAMPLE", "sip:Alice@a.example:5062;foo=bar", "sip:%41lice@a.example", "sips:Alice@a.example"]
+    {
         let request = pager(ALICE, BOB).replace("P-Asserted-Identity", &format!("\"Alice\" <{same}>"));
         assert_warning(&world.assert_refused(&request, 403), "122 Function not allowed");
     }
