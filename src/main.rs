@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 use ringpost::appliance::Appliance;
 use ringpost::config::Config;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -61,6 +61,10 @@ fn serve(file: Option<&Path>) -> ExitCode {
         Ok(signals) => signals,
         Err(error) => return failed(&format_args!("signals: {error}"), EXIT_START),
     };
+    // Over a limit on file sizes the store's write shall fail as on a full disk, not end the process.
+    if let Err(error) = signal_hook::flag::register(SIGXFSZ, Arc::default()) {
+        return failed(&format_args!("signals: {error}"), EXIT_START);
+    }
     let appliance = match Appliance::start(&config) {
         Ok(appliance) => appliance,
         Err(error) => return failed(&error, EXIT_START),

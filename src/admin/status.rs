@@ -15,11 +15,11 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tracing::warn;
 
-/// `GET /healthz`: 200 while the store answers.
+/// `GET /healthz`: 200 while the store answers and takes messages.
 pub async fn health(State(state): State<Arc<AdminState>>) -> Response {
     match levels(&state, state.patience.store).await {
-        Ok(_) => plain(StatusCode::OK, "ok\n"),
-        Err(fault) => {
+        Ok(Levels { fault: None, .. }) => plain(StatusCode::OK, "ok\n"),
+        Ok(Levels { fault: Some(fault), .. }) | Err(fault) => {
             warn!(reason = fault_text(fault).trim_end(), "not healthy");
             Refusal::Store(fault).into_response()
         }

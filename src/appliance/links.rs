@@ -6,7 +6,7 @@ use crate::participating::input::{Input, Shards};
 use crate::participating::storage::Answer;
 use crate::shard::Doors;
 use crate::store::{Answers, StoreMetrics};
-use std::io;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -71,8 +71,8 @@ pub(super) fn store_rows(metrics: &StoreMetrics) -> Vec<Row> {
     ]
 }
 
-/// An I/O error without its number.
-pub(super) fn plain(error: io::Error) -> String {
+/// An error's text without the numbers of I/O errors.
+pub(super) fn plain(error: &impl fmt::Display) -> String {
     let text = error.to_string();
     text.split(" (os error").next().unwrap_or_default().to_owned()
 }

@@ -56,7 +56,7 @@ impl std::error::Error for StartError {}
 
 /// Says what was attempted when the world refused.
 fn attempt<T, E: fmt::Display>(what: &str, result: Result<T, E>) -> Result<T, StartError> {
-    result.map_err(|error| StartError(format!("{what}{error}")))
+    result.map_err(|error| StartError(format!("{what}{}", links::plain(&error))))
 }
 
 impl Appliance {
@@ -72,8 +72,7 @@ impl Appliance {
         let sip = sockets.first().map(|first| first.iter().map(|one| one.well_known).collect()).unwrap_or_default();
         let listener =
             TcpListener::bind(config.http.listen).and_then(|listener| Ok((listener.local_addr()?, listener)));
-        let (http, listener) =
-            attempt(&format!("http.listen {}: ", config.http.listen), listener.map_err(links::plain))?;
+        let (http, listener) = attempt(&format!("http.listen {}: ", config.http.listen), listener)?;
 
         let options = Options {
             data_dir: config.store.data_dir.clone(),

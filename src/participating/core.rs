@@ -237,9 +237,9 @@ impl<D: Directory> Core<D> {
         &self.stages
     }
 
-    /// True when no message or registration waits for the store or the control plane.
+    /// True when no message or registration waits for an answer, of the store, the control plane or a device.
     pub fn is_settled(&self) -> bool {
-        self.jobs.iter().all(|job| job.stage == Stage::Forwarding)
+        self.jobs.is_empty()
     }
 
     /// Writes the levels that are only worth writing now and then.

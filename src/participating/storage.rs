@@ -238,11 +238,11 @@ pub enum Command {
         /// The name.
         name: Box<str>,
     },
-    /// Counts for the metrics page. Answer: [`Reply::Levels`].
+    /// Counts for the metrics page, the fault for the health page. Answer: [`Reply::Levels`].
     Levels,
 }
 
-/// Rows in the store.
+/// Rows in the store, and how it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Levels {
     /// Deferred messages.
@@ -255,6 +255,8 @@ pub struct Levels {
     pub history: u64,
     /// Documents.
     pub documents: u64,
+    /// What a message to be deferred would be refused with, if it would.
+    pub fault: Option<Fault>,
 }
 
 /// What the store answers when a command succeeds.

@@ -38,6 +38,8 @@ pub enum Mail {
 /// The mailboxes of all shards. They exist before the shards do.
 pub struct Doors {
     doors: Box<[Door]>,
+    /// Set once all shards were found to have nothing left to do.
+    at_rest: AtomicBool,
 }
 
 pub(super) struct Door {
@@ -45,6 +47,8 @@ pub(super) struct Door {
     pub(super) eventfd: EventFd,
     /// Set when [`Mail::Stop`] found the mailbox full.
     pub(super) stop: AtomicBool,
+    /// The shard is stopping and waits for nothing. Taken back before it looks for mail again.
+    pub(super) quiet: AtomicBool,
 }
 
 impl Doors {
@@ -54,9 +58,10 @@ impl Doors {
         let door = || {
             let eventfd = EventFd::new()?;
             let mailbox = Mailbox::new(SHARD_MAILBOX_LEN, Box::new(eventfd.clone()));
-            Ok(Door { mailbox, eventfd, stop: AtomicBool::new(false) })
+            Ok(Door { mailbox, eventfd, stop: AtomicBool::new(false), quiet: AtomicBool::new(false) })
         };
-        Ok(Arc::new(Self { doors: (0..shard_count).map(|_| door()).collect::<io::Result<_>>()? }))
+        let doors = (0..shard_count).map(|_| door()).collect::<io::Result<_>>()?;
+        Ok(Arc::new(Self { doors, at_rest: AtomicBool::new(false) }))
     }
 
     /// Puts mail into a shard's mailbox, or gives it back when it is full.
@@ -86,6 +91,19 @@ impl Doors {
             door.stop.store(true, Ordering::Release);
             door.mailbox.nudge();
         }
+    }
+
+    /// True when all shards are stopping and none has anything left to do, for itself or for another: a stream's owner
+    /// sends what the others answer on it.
+    pub(super) fn all_at_rest(&self) -> bool {
+        // Mailboxes before flags: whoever takes mail out has taken its flag back before.
+        let found = self.at_rest.load(Ordering::SeqCst)
+            || self.doors.iter().all(|door| door.mailbox.is_empty())
+                && self.doors.iter().all(|door| door.quiet.load(Ordering::SeqCst));
+        if found {
+            self.at_rest.store(true, Ordering::SeqCst);
+        }
+        found
     }
 
     pub(super) fn door(&self, shard: ShardId) -> &Door {
@@ -125,5 +143,21 @@ mod tests {
         assert!(matches!(refused, Input::StreamFailed { ticket } if ticket == Ticket(posted)));
         doors.stop_all();
         assert!(doors.door(ShardId(0)).stop.load(Ordering::Acquire));
+    }
+
+    #[test]
+    fn shards_are_at_rest_when_all_are_quiet_and_no_mail_is_under_way() {
+        let doors = Doors::new(2).unwrap();
+        let quiet = |shard, quiet| doors.door(ShardId(shard)).quiet.store(quiet, Ordering::SeqCst);
+        assert!(!doors.all_at_rest());
+        quiet(0, true);
+        assert!(!doors.all_at_rest(), "the other may still answer on a stream of this one");
+        assert!(doors.try_post(ShardId(0), Input::StreamFailed { ticket: Ticket(1) }).is_ok());
+        quiet(1, true);
+        assert!(!doors.all_at_rest(), "mail is under way");
+        assert!(doors.door(ShardId(0)).mailbox.take().is_some());
+        assert!(doors.all_at_rest());
+        assert!(doors.post(ShardId(1), Mail::Stop).is_ok());
+        assert!(doors.all_at_rest(), "what one has found holds for all");
     }
 }

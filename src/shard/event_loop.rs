@@ -15,6 +15,8 @@ use crate::metrics::stages::Stages;
 use crate::participating::input::{ControlMailbox, Input};
 use crate::participating::storage::StoreMailbox;
 use crate::uring::ring::{Completion, Ring, Token};
+use socket2::SockRef;
+use std::net::Shutdown;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -46,6 +48,8 @@ pub(super) struct Shard<C> {
     /// Sends of this shard's core that failed, not told yet.
     pub(super) failed: Vec<Ticket>,
     pub(super) stopping: Option<Instant>,
+    /// When the streams of a shard that has nothing left to do are closed whatever their peers do.
+    leaving: Option<Instant>,
     completions: Vec<Completion>,
     looks: Vec<Look>,
 }
@@ -96,6 +100,7 @@ impl<C: Core> Shard<C> {
             ended: Vec::new(),
             failed: Vec::new(),
             stopping: None,
+            leaving: None,
             completions: Vec::with_capacity(TURN_COMPLETIONS_MAX),
             looks: Vec::new(),
         }
@@ -111,6 +116,9 @@ impl<C: Core> Shard<C> {
     /// One turn; true when the shard has ended.
     fn turn(&mut self) -> bool {
         self.metrics.count(Counter::RingTurn);
+        if self.stopping.is_some() {
+            self.doors.door(self.id).quiet.store(false, Ordering::SeqCst);
+        }
         self.reap();
         let more_mail = self.take_mail();
         self.fire();
@@ -119,7 +127,9 @@ impl<C: Core> Shard<C> {
         self.rearm_all();
         if let Some(until) = self.stopping {
             let silent = self.ring.sends_in_flight() == 0 && self.streams.egress_len() == 0 && self.core.is_settled();
-            if (silent && !more_mail && !more_effects) || self.now.at >= until {
+            let quiet = silent && !more_mail && !more_effects;
+            self.doors.door(self.id).quiet.store(quiet, Ordering::SeqCst);
+            if (quiet && self.doors.all_at_rest() && self.has_taken_leave(until)) || self.now.at >= until {
                 return true;
             }
         }
@@ -221,11 +231,13 @@ impl<C: Core> Shard<C> {
     }
 
     fn sleep_time(&self, now: Instant) -> Duration {
+        // Nobody wakes a shard when the others have come to rest.
+        let longest = if self.stopping.is_some() { STOP_POLL_TIME } else { SLEEP_TIME_MAX };
         [self.core.poll_timeout().map(|(at, _)| at), self.deadlines.next(), self.stopping]
             .into_iter()
             .flatten()
             .min()
-            .map_or(SLEEP_TIME_MAX, |at| at.since(now).min(SLEEP_TIME_MAX))
+            .map_or(longest, |at| at.since(now).min(longest))
     }
 
     fn arm_all(&mut self) {
@@ -246,7 +258,7 @@ impl<C: Core> Shard<C> {
     }
 
     pub(super) fn arm(&mut self, armed: Armed) {
-        if self.stopping.is_some() && matches!(armed, Armed::Accept(_) | Armed::Datagrams(_)) {
+        if self.stopping.is_some() && matches!(armed, Armed::Accept(_) | Armed::Datagrams(Port { own: false, .. })) {
             return;
         }
         match armed {
@@ -269,7 +281,8 @@ impl<C: Core> Shard<C> {
         }
     }
 
-    /// Begins the orderly end.
+    /// Begins the orderly end: nothing new is taken. What the shard waits for comes to its own port, from the store, or on
+    /// connections that it opened.
     pub(super) fn stop(&mut self) {
         if self.stopping.is_some() {
             return;
@@ -279,8 +292,25 @@ impl<C: Core> Shard<C> {
             self.ring.cancel(&sockets.tcp_well_known);
             self.ring.cancel(&sockets.tcp_own);
             self.ring.cancel(&sockets.udp_well_known);
-            self.ring.cancel(&sockets.udp_own);
         }
+    }
+}
+
+impl<C: Core> Shard<C> {
+    /// Ends every stream on our side and gives its peer a moment to end the other: a connection that is closed while bytes
+    /// arrive is reset, and what the peer has not read of our last answers may go with it.
+    fn has_taken_leave(&mut self, until: Instant) -> bool {
+        let leaving = match self.leaving {
+            Some(at) => at,
+            None => {
+                for stream in self.streams.iter() {
+                    // One that is broken already needs no end.
+                    let _ = SockRef::from(&stream.fd).shutdown(Shutdown::Write);
+                }
+                *self.leaving.insert(until.min(self.now.at + LEAVE_TIME))
+            }
+        };
+        self.streams.count() == 0 || self.now.at >= leaving
     }
 }
 
@@ -302,6 +332,10 @@ pub(super) const fn conn_of(token: Token) -> ConnId {
     ConnId { slot: token.slot, generation: token.generation }
 }
 
-/// How long a stopping shard goes on sending.
+/// How long a stopping shard waits for answers and goes on sending.
 const STOP_TIME: Duration = Duration::from_secs(2);
+/// How long the peers of a stopped shard's streams have to close them.
+const LEAVE_TIME: Duration = Duration::from_millis(250);
+/// How often a stopping shard that waits for nothing looks whether the others do.
+const STOP_POLL_TIME: Duration = Duration::from_millis(1);
 const SLEEP_TIME_MAX: Duration = Duration::from_secs(60);

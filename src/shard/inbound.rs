@@ -66,9 +66,12 @@ impl<C: Core> Shard<C> {
         let conn = conn_of(completion.token);
         if let Some(lease) = completion.lease {
             let mut pings = 0;
+            let stopping = self.stopping.is_some();
             let ingested = match self.streams.find(conn) {
                 // A late completion of a connection that is gone.
                 None => Ingested::Fine,
+                // A peer whose request is not taken any more sees the connection end, and may send it elsewhere.
+                Some(stream) if stopping && stream.state == State::Accepted => Ingested::Fine,
                 Some(stream) => {
                     let source = Source {
                         transport: Transport::Tcp,

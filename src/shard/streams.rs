@@ -156,6 +156,11 @@ impl Streams {
         slot.stream.as_deref_mut()
     }
 
+    /// All connections.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Stream> {
+        self.slots.iter().filter_map(|slot| slot.stream.as_deref())
+    }
+
     /// The id of the connection that will be inserted next.
     pub(super) fn next_id(&self) -> ConnId {
         let slot = self.free.last().copied().unwrap_or(self.slots.len() as u32);

@@ -9,6 +9,7 @@ use super::message::Message;
 use super::scan::{Name, Start};
 use super::transport::ViaStamp;
 use std::io::Write;
+use std::net::IpAddr;
 
 /// How a request changes on its way through a proxy.
 ///
@@ -82,7 +83,7 @@ pub fn forward_request(out: &mut Vec<u8>, message: &Message<'_>, edit: &Forward<
             Name::MaxForwards => {
                 hops_seen = true;
                 copier.flush(out);
-                let _ = write!(out, "Max-Forwards: {}\r\n", edit.max_forwards);
+                number_line(out, "Max-Forwards: ", u64::from(edit.max_forwards));
             }
             Name::Route if routes_left > 0 => {
                 copier.flush(out);
@@ -106,7 +107,7 @@ pub fn forward_request(out: &mut Vec<u8>, message: &Message<'_>, edit: &Forward<
     }
     copier.flush(out);
     if !hops_seen {
-        let _ = write!(out, "Max-Forwards: {}\r\n", edit.max_forwards);
+        number_line(out, "Max-Forwards: ", u64::from(edit.max_forwards));
     }
     if let Some(route) = edit.append_route {
         line(out, "Route", route);
@@ -124,10 +125,12 @@ pub fn forward_response(out: &mut Vec<u8>, message: &Message<'_>, status: Option
     out.reserve(bytes.len() + 64);
     match status {
         Some((code, phrase)) => {
-            let _ = write!(out, "SIP/2.0 {code} {phrase}\r\n");
+            status_line(out, code, phrase);
         }
         None => {
-            let _ = write!(out, "SIP/2.0 {received} ");
+            out.extend_from_slice(b"SIP/2.0 ");
+            push_decimal(out, u64::from(received));
+            out.push(b' ');
             out.extend_from_slice(reason.of(bytes));
             out.extend_from_slice(b"\r\n");
         }
@@ -171,7 +174,7 @@ pub struct Response<'a> {
 /// RFC 3261 §8.2.6.
 pub fn response(out: &mut Vec<u8>, request: &Message<'_>, response: &Response<'_>) {
     let bytes = request.bytes;
-    let _ = write!(out, "SIP/2.0 {} {}\r\n", response.status, response.reason);
+    status_line(out, response.status, response.reason);
     let mut stamped = false;
     for field in request.scan.all(Name::Via) {
         let value = field.value.of(bytes);
@@ -287,17 +290,60 @@ fn write_stamped(out: &mut Vec<u8>, via: &Via<'_>, stamp: ViaStamp) {
 
 fn write_stamp(out: &mut Vec<u8>, stamp: ViaStamp) {
     if let Some(received) = stamp.received {
-        let _ = write!(out, ";received={received}");
+        out.extend_from_slice(b";received=");
+        match received {
+            IpAddr::V4(ip) => {
+                for (index, octet) in ip.octets().into_iter().enumerate() {
+                    if index > 0 {
+                        out.push(b'.');
+                    }
+                    push_decimal(out, u64::from(octet));
+                }
+            }
+            IpAddr::V6(ip) => {
+                let _ = write!(out, "{ip}");
+            }
+        }
     }
     if let Some(rport) = stamp.rport {
-        let _ = write!(out, ";rport={rport}");
+        out.extend_from_slice(b";rport=");
+        push_decimal(out, u64::from(rport));
     }
+}
+
+fn status_line(out: &mut Vec<u8>, status: u16, reason: &str) {
+    out.extend_from_slice(b"SIP/2.0 ");
+    push_decimal(out, u64::from(status));
+    out.push(b' ');
+    out.extend_from_slice(reason.as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
+fn number_line(out: &mut Vec<u8>, label: &str, number: u64) {
+    out.extend_from_slice(label.as_bytes());
+    push_decimal(out, number);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Writes a number without the formatting machinery, which costs more than the rest of a line.
+fn push_decimal(out: &mut Vec<u8>, mut number: u64) {
+    let mut digits = [0u8; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
 }
 
 /// The empty line and the body; on a message without Content-Length, that too (RFC 3261 §18.3 wants it on streams).
 fn finish(out: &mut Vec<u8>, message: &Message<'_>) {
     if !message.scan.has_content_length() {
-        let _ = write!(out, "Content-Length: {}\r\n", message.body().len());
+        number_line(out, "Content-Length: ", message.body().len() as u64);
     }
     out.extend_from_slice(b"\r\n");
     out.extend_from_slice(message.body());

@@ -6,7 +6,7 @@ use super::ids::Ids;
 use super::ledger::{Ledger, Mark};
 use super::schema;
 use crate::base::id::NodeId;
-use crate::participating::storage::{Answer, Command, Fault, Reply};
+use crate::participating::storage::{Answer, Command, Fault, Levels, Reply};
 use rusqlite::Connection;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -231,13 +231,22 @@ impl Engine {
             Command::PutAvailability { user, availability } => self.put_availability(user, *availability),
             Command::PutDocument(document) => self.put_document(document),
             Command::DeleteDocument { auid, user, name } => self.delete_document(auid, user, name),
-            Command::Levels => Ok(Reply::Levels(self.ledger.levels())),
+            Command::Levels => Ok(Reply::Levels(Levels { fault: self.fault(), ..self.ledger.levels() })),
         }
     }
 
     /// Refuses what only adds to the disk once it is above its high-water mark.
     pub(super) fn refuse_when_space_is_low(&self) -> Result<(), Failure> {
         if self.space.is_low { Err(Failure::Refused(Fault::DiskFull)) } else { Ok(()) }
+    }
+
+    /// Why nothing more is taken. Reading still works then: the health page has to be told.
+    fn fault(&self) -> Option<Fault> {
+        match (self.broken, self.space.is_low) {
+            (true, _) => Some(Fault::Broken),
+            (false, true) => Some(Fault::DiskFull),
+            (false, false) => None,
+        }
     }
 
     /// Writes the ceiling of ids where it must rise; to a broken store always, so that the commit shows what the disk does.
@@ -359,7 +368,7 @@ const SETBACK_COUNT_MAX: usize = 4;
 mod tests {
     use super::super::fixture::{self, Rig, aor, deferral, object, one, queue, sequence};
     use super::*;
-    use crate::participating::storage::{Levels, Settlement, Shelf};
+    use crate::participating::storage::{Settlement, Shelf};
 
     fn peek(user: &str) -> Command {
         Command::PeekDeferred { user: aor(user), limit: u16::MAX }
@@ -413,7 +422,8 @@ mod tests {
             assert_eq!(answers[write], Err(Fault::Broken), "command {write}");
         }
         assert!(matches!(&answers[1], Ok(Reply::Queue(queue)) if queue.len() == 1 && queue[0].id == first));
-        assert_eq!(answers[5], Ok(Reply::Levels(before)), "reading shows what was there before");
+        let after = Levels { fault: Some(Fault::Broken), ..before };
+        assert_eq!(answers[5], Ok(Reply::Levels(after)), "reading shows what was there before, and the trouble");
         assert_eq!(rig.content_files(), 0, "the file went with the object that was to refer to it");
         assert!(rig.engine.broken);
 
@@ -435,9 +445,10 @@ mod tests {
         break_commits(&rig);
         assert_eq!(one(&mut rig.engine, deferral("bob", 1)), Err(Fault::Broken));
         assert!(!rig.engine.probe() && rig.engine.broken);
+        assert_eq!(levels(&mut rig).fault, Some(Fault::Broken), "the health page hears of it");
         mend_commits(&rig);
         assert!(rig.engine.probe() && !rig.engine.broken);
-        assert_eq!(levels(&mut rig).deferred, 1);
+        assert_eq!((levels(&mut rig).deferred, levels(&mut rig).fault), (1, None));
     }
 
     #[test]

@@ -91,6 +91,7 @@ impl ModelStore {
                 messages: self.messages.len() as u64,
                 history: self.history.len() as u64,
                 documents: self.documents.len() as u64,
+                fault: None,
             })),
         }
     }

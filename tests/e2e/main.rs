@@ -8,6 +8,8 @@ mod support;
 
 mod acceptance;
 mod deferral;
+mod disk;
+mod durability;
 mod forking;
 mod interworking;
 mod operation;

@@ -17,6 +17,7 @@ pub const BINARY: &str = env!("CARGO_BIN_EXE_ringpost");
 #[derive(Clone, Debug)]
 pub struct Config {
     sections: BTreeMap<String, BTreeMap<String, String>>,
+    wrapper: Vec<String>,
     dir: Arc<tempfile::TempDir>,
 }
 
@@ -25,7 +26,7 @@ impl Config {
     pub fn new(core: &str, shards: u16) -> Self {
         let dir = Arc::new(tempfile::Builder::new().prefix("ringpost-e2e-").tempdir().expect("a temporary folder"));
         let data_dir = dir.path().join("data");
-        Self { sections: BTreeMap::new(), dir }
+        Self { sections: BTreeMap::new(), wrapper: Vec::new(), dir }
             .set("sip.listen", r#"["127.0.0.1:0"]"#)
             .set("sip.shard_port", "0")
             .set("sip.core", &format!("{core:?}"))
@@ -58,6 +59,12 @@ impl Config {
         if let Some(section) = self.sections.get_mut(section) {
             section.remove(key);
         }
+        self
+    }
+
+    /// Has the binary started by another program, which must become it (`exec`) with the arguments behind its own.
+    pub fn wrapped(mut self, command: &[&str]) -> Self {
+        self.wrapper = command.iter().map(|word| (*word).to_owned()).collect();
         self
     }
 
@@ -279,7 +286,9 @@ fn read_all(mut from: impl Read) -> Vec<u8> {
 }
 
 fn launch(config: &Config, stderr: &Arc<Mutex<Vec<u8>>>) -> (Child, String) {
-    let mut child = Command::new(BINARY)
+    let mut words = config.wrapper.iter().map(String::as_str).chain([BINARY]);
+    let mut child = Command::new(words.next().expect("the binary at least"))
+        .args(words)
         .args(["serve".as_ref(), "--config".as_ref(), config.write().as_os_str()])
         .env_remove("RINGPOST_LOG")
         .stdin(Stdio::null())

@@ -8,6 +8,7 @@
 pub mod appliance;
 pub mod documents;
 pub mod endpoint;
+pub mod flood;
 pub mod http;
 pub mod message;
 pub mod world;
