@@ -50,6 +50,8 @@ const SUPPORTED: [&[u8]; 1] = [b"pref"];
 const REGISTER_SUPPORTED: [&[u8]; 4] = [b"pref", b"path", b"outbound", b"gruu"];
 /// What a refusal for want of room asks the sender to wait.
 pub const RETRY_AFTER_LINE: &str = "Retry-After: 5\r\n";
+/// The loop mark of requests that begin here: no visit of ours led to them.
+pub(super) const OWN_REQUEST_MARK: u32 = 0;
 /// How long a resolved name is believed.
 const RESOLVED_FOR: Duration = Duration::from_secs(60);
 /// How long it is believed that a name has no address.

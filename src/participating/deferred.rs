@@ -4,7 +4,7 @@
 //! all users together at the configured pace. What a crash interrupts is sent again; the message's own id lets the
 //! client tell.
 
-use super::core::{Core, CoreTimer};
+use super::core::{Core, CoreTimer, OWN_REQUEST_MARK};
 use super::decide::{self, PAGER};
 use super::effect::Effect;
 use super::facts::{self, Originator, PAGER_SERVICE, Service};
@@ -348,10 +348,17 @@ impl<D: Directory> Core<D> {
         for index in 0..branches {
             let instance = instances.get(index).map(|instance| &**instance);
             let launched = self.with_request(&message.request, |core, view| {
-                core.send_request(Owner::Delivery { id, round }, settings.core.hop, 0, now, |out, via| {
-                    let own = OwnRequest { via, call_id: &call_id, from_tag: &from_tag, instance, message: &message };
-                    write_delivery(out, view, &own, now.wall);
-                })
+                core.send_request(
+                    Owner::Delivery { id, round },
+                    settings.core.hop,
+                    OWN_REQUEST_MARK,
+                    now,
+                    |out, via| {
+                        let own =
+                            OwnRequest { via, call_id: &call_id, from_tag: &from_tag, instance, message: &message };
+                        write_delivery(out, view, &own, now.wall);
+                    },
+                )
             });
             sent += u8::from(launched.flatten().is_some());
         }
@@ -560,7 +567,7 @@ impl<D: Directory> Core<D> {
         let call_id = format!("{:016x}@{}", self.rng.next_u64(), self.settings.host);
         let tag = format!("{:016x}", self.rng.next_u64());
         let hop = self.settings.core.hop;
-        let launched = self.send_request(Owner::Notice, hop, 0, now, |out, via| {
+        let launched = self.send_request(Owner::Notice, hop, OWN_REQUEST_MARK, now, |out, via| {
             let _ = write!(out, "MESSAGE {sender} SIP/2.0\r\n");
             line(out, "Via", via);
             let _ = write!(
@@ -619,10 +626,10 @@ fn write_delivery(out: &mut Vec<u8>, stored: &Message<'_>, own: &OwnRequest<'_>,
         out.extend_from_slice(name.as_str().as_bytes());
         out.extend_from_slice(b": ");
         // Display name and URI as they were; the tags were of the first transaction.
-        let end = Address::parse(value)
-            .map_or(value.len(), |address| address.uri.as_ptr_range().end as usize - value.as_ptr() as usize);
-        out.extend_from_slice(&value[..end]);
-        if value.get(end) == Some(&b'>') {
+        let uri = Address::parse(value).map_or(value, |address| address.uri);
+        let start = uri.as_ptr() as usize - value.as_ptr() as usize;
+        out.extend_from_slice(&value[..start + uri.len()]);
+        if value[..start].trim_ascii_end().ends_with(b"<") {
             out.push(b'>');
         }
         if let Some(tag) = tag {

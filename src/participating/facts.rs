@@ -283,6 +283,14 @@ pub fn validity(message: &Message<'_>, now: UnixMillis) -> Validity {
     Validity { until: Some(until), expired: now > until.plus_seconds(EXPIRY_TOLERANCE_SECONDS) }
 }
 
+/// Reads Expires against the clock, whatever the Date: of a message whose Expires is what is left of its time.
+///
+/// RFC 3261 §20.19.
+pub fn validity_since_arrival(message: &Message<'_>, now: UnixMillis) -> Validity {
+    let until = message.value(Name::Expires).and_then(delta_seconds).map(|left| now.plus_seconds(i64::from(left)));
+    Validity { until, expired: false }
+}
+
 /// The Date header.
 ///
 /// RFC 3261 §20.17.
@@ -297,7 +305,8 @@ pub fn date(message: &Message<'_>) -> Option<UnixMillis> {
 pub fn names_host(host: &[u8], port: Option<u16>, peer_host: &str, peer: SocketAddr) -> bool {
     match literal_ip(host) {
         Some(ip) => SocketAddr::new(ip, port.unwrap_or(DEFAULT_PORT)) == peer,
-        None => host.eq_ignore_ascii_case(peer_host.as_bytes()),
+        // Two functions may share a name and differ in their ports.
+        None => host.eq_ignore_ascii_case(peer_host.as_bytes()) && port.is_none_or(|port| port == peer.port()),
     }
 }
 
@@ -383,6 +392,22 @@ mod tests {
             ("tel:+15550100", false),
         ] {
             assert_eq!(is_own_case(&Uri::parse(uri.as_bytes()).unwrap(), &settings), is_case, "{uri}");
+        }
+    }
+
+    #[test]
+    fn a_sent_by_names_a_peer_by_address_or_by_name() {
+        let peer = scene::address([192, 0, 2, 8], 5090);
+        for (host, port, is_peer) in [
+            ("192.0.2.8", Some(5090), true),
+            ("192.0.2.8", Some(5070), false),
+            ("192.0.2.8", None, false),
+            ("ISF.example", Some(5090), true),
+            ("isf.example", None, true),
+            ("isf.example", Some(5070), false),
+            ("core.example", Some(5090), false),
+        ] {
+            assert_eq!(names_host(host.as_bytes(), port, "isf.example", peer), is_peer, "{host} {port:?}");
         }
     }
 

@@ -3,7 +3,7 @@
 //! The decision is [`super::decide`]'s; this file carries it out. What cannot be done at once becomes a job.
 
 use super::content;
-use super::core::{Core, CoreTimer, Hop, RETRY_AFTER_LINE};
+use super::core::{Core, CoreTimer, Hop, OWN_REQUEST_MARK, RETRY_AFTER_LINE};
 use super::decide::{self, Case, Decision, Instances, PAGER, decide};
 use super::effect::{Effect, NextHop};
 use super::facts::{self, Originator, PAGER_SERVICE, Service, Way};
@@ -242,6 +242,10 @@ impl<D: Directory> Core<D> {
             self.respond(server, message, 404, "Not Found", "", now);
             return;
         };
+        let mut validity = facts::validity(message, now.wall);
+        if validity.expired && is_own_delivery(message) {
+            validity = facts::validity_since_arrival(message, now.wall);
+        }
         let addresses: SmallVec<[&str; 3]> = originator.addresses.iter().map(|aor| aor.as_str()).collect();
         let case = Case {
             request: PolicyRequest {
@@ -255,7 +259,7 @@ impl<D: Directory> Core<D> {
             content_encoding: message.value(Name::ContentEncoding),
             body: message.body(),
             oversize: self.is_oversize(message, source.transport),
-            validity: facts::validity(message, now.wall),
+            validity,
             interworking_closed: self.settings.isf.is_none() || self.is_from_isf(message, source),
         };
         let settings = &self.settings;
@@ -436,11 +440,12 @@ impl<D: Directory> Core<D> {
         let provider = i64::try_from(self.settings.deferred_age_max.as_secs()).unwrap_or(i64::MAX / 2000);
         let age = age_max_seconds.map_or(provider, |seconds| provider.min(i64::from(seconds)));
         let latest = now.plus_seconds(age);
-        let expires = facts::validity(message, now).until.map_or(latest, |until| until.min(latest));
+        let read = if is_own_delivery(message) { facts::validity_since_arrival } else { facts::validity };
+        let expires = read(message, now).until.map_or(latest, |until| until.min(latest));
         DeferredMessage {
             id: MessageId::default(),
             user,
-            originator: originator.main().into(),
+            originator: if facts::is_anonymous(message) { "anonymous" } else { originator.main() }.into(),
             accepted: now,
             expires,
             attempts: 0,
@@ -867,6 +872,13 @@ fn is_loop(reading: &Reading<'_, '_>) -> bool {
         .message
         .fields(Name::Via)
         .any(|field| OwnBranch::find_all(field.value.of(bytes)).any(|branch| branch.loop_mark == reading.loop_mark))
+}
+
+/// True for a deferred message that left here, when the core routes it through the user's services once more: its Date is
+/// the sender's, its Expires what was left when it left (SPEC §2.4).
+fn is_own_delivery(message: &Message<'_>) -> bool {
+    let is_ours = |branch: OwnBranch| branch.loop_mark == OWN_REQUEST_MARK;
+    message.fields(Name::Via).any(|field| OwnBranch::find_all(field.value.of(message.bytes)).any(is_ours))
 }
 
 fn counter_of(decision: &Decision) -> Counter {

@@ -285,6 +285,23 @@ fn a17_a_message_for_an_unregistered_user_is_deferred() {
 }
 
 #[test]
+fn a17_the_queue_does_not_name_a_sender_who_asked_for_anonymity() {
+    let mut world = World::udp();
+    world.know(BOB);
+    world.assert_refused(&pager(ALICE, BOB).header("Privacy", "id"), 202);
+    assert_eq!(world.appliance.admin(BOB, "/deferred")[0]["originator"], "anonymous");
+}
+
+#[test]
+fn a17_the_providers_default_decides_for_a_user_without_preferences() {
+    for (handling, status) in [("reject", 403), ("store", 200), ("defer", 202)] {
+        let mut world = World::with(VARIANTS[0], |config| config.set("preferences.default", &format!("{handling:?}")));
+        world.know(BOB);
+        world.assert_refused(&pager(ALICE, BOB), status);
+    }
+}
+
+#[test]
 fn a17_deferring_is_the_default_for_a_known_user_without_preferences() {
     let mut world = World::udp();
     world.know(BOB);
