@@ -527,9 +527,9 @@ impl<D: Directory> Core<D> {
 
     /// Tells the senders of removed messages, where they asked for it, and the history of those that were tried.
     pub(super) fn on_swept(&mut self, answer: Answer, now: Now) {
-        let Ok(Reply::Queue(messages)) = answer else { return };
-        for message in messages {
-            self.metrics.count(Counter::DeferredExpired);
+        let Ok(Reply::Swept { count, told }) = answer else { return };
+        self.metrics.add(Counter::DeferredExpired, count);
+        for message in told {
             self.end_record(&message);
             if message.wants_failure_notice {
                 self.tell_sender(&message, now);
