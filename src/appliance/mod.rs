@@ -19,8 +19,9 @@ use crate::participating::core::Core;
 use crate::participating::settings::Listener;
 use crate::shard::{self, Doors, ListenerSockets, Plan, ShardThread, clock};
 use crate::store::{self, Options, Store, StoreMetrics, StoreThread};
-use crate::uring::probe::probe;
+use crate::uring::probe::{Missing, probe};
 use std::fmt;
+use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -227,6 +228,10 @@ fn start_shards(
         let (directory, metrics) = (shared.subscribers.clone(), metrics.clone());
         let rng = Rng::from_seed(random()?);
         let thread = shard::spawn(plan, move |now| Core::new(shard, settings, directory, rng, metrics, now));
+        let thread = thread.map_err(|error| match error.kind() {
+            ErrorKind::OutOfMemory => Missing::Ring(error).to_string(),
+            _ => error.to_string(),
+        });
         threads.push(attempt(&format!("shard {index}: "), thread)?);
     }
     Ok(threads)

@@ -237,9 +237,14 @@ impl<D: Directory> Core<D> {
         &self.stages
     }
 
-    /// True when no message or registration waits for an answer, of the store, the control plane or a device.
+    /// Begins no more deliveries of its own: the shard is about to end.
+    pub fn stop(&mut self) {
+        self.deliveries.stop();
+    }
+
+    /// True when nothing waits for an answer of the store, the control plane or a device.
     pub fn is_settled(&self) -> bool {
-        self.jobs.is_empty()
+        self.jobs.is_empty() && self.deliveries.counts().0 == 0
     }
 
     /// Writes the levels that are only worth writing now and then.

@@ -111,6 +111,8 @@ pub(super) struct Deliveries {
     pace_armed: bool,
     /// The line is being served further up the stack.
     serving: bool,
+    /// Nothing more is sent: what is in a device's hands is waited for, so that it is not sent again after a restart.
+    stopping: bool,
 }
 
 impl Deliveries {
@@ -124,6 +126,7 @@ impl Deliveries {
             interval: Duration::from_secs(1) / settings.deferred_pace.max(1),
             pace_armed: false,
             serving: false,
+            stopping: false,
         }
     }
 
@@ -136,6 +139,11 @@ impl Deliveries {
 
     fn may_send(&self, now: Instant) -> bool {
         self.next_send <= now + PACE_AHEAD
+    }
+
+    /// Lets nobody out of the line any more.
+    pub(super) fn stop(&mut self) {
+        self.stopping = true;
     }
 
     /// Users being served and users in line.
@@ -185,7 +193,7 @@ impl<D: Directory> Core<D> {
         if std::mem::replace(&mut self.deliveries.serving, true) {
             return;
         }
-        while self.deliveries.active < DELIVERY_ACTIVE_MAX {
+        while self.deliveries.active < DELIVERY_ACTIVE_MAX && !self.deliveries.stopping {
             if self.deliveries.line.is_empty() {
                 break;
             }
@@ -253,7 +261,7 @@ impl<D: Directory> Core<D> {
             self.effects.push_back(Effect::Store { ticket: Waiting::Delivery(id).ticket(), command });
             return;
         };
-        if self.deliveries.next_send > now.at + PACE_AHEAD {
+        if self.deliveries.next_send > now.at + PACE_AHEAD || self.deliveries.stopping {
             self.deliveries.active -= 1;
             self.deliveries.queue_up(id);
             self.arm_pace();
@@ -519,9 +527,9 @@ impl<D: Directory> Core<D> {
 
     /// Tells the senders of removed messages, where they asked for it, and the history of those that were tried.
     pub(super) fn on_swept(&mut self, answer: Answer, now: Now) {
-        let Ok(Reply::Queue(messages)) = answer else { return };
-        for message in messages {
-            self.metrics.count(Counter::DeferredExpired);
+        let Ok(Reply::Swept { count, told }) = answer else { return };
+        self.metrics.add(Counter::DeferredExpired, count);
+        for message in told {
             self.end_record(&message);
             if message.wants_failure_notice {
                 self.tell_sender(&message, now);

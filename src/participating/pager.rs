@@ -90,6 +90,8 @@ pub(super) struct Job {
     host: Option<Box<str>>,
     /// Names were looked up already: a name that is still unknown has no address.
     resolved: bool,
+    /// There was no room for any of the branches: our own trouble, not the next hop's.
+    no_room: bool,
 }
 
 impl Job {
@@ -107,6 +109,7 @@ impl Job {
             record: None,
             host: None,
             resolved: false,
+            no_room: false,
         }
     }
 }
@@ -560,6 +563,9 @@ impl<D: Directory> Core<D> {
             clients.extend(self.send_branch(job, reading, plan, Target { hop, instance }, now));
         }
         if clients.is_empty() {
+            if let Some(waiting) = self.jobs.get_mut(job) {
+                waiting.no_room = self.transactions.is_full();
+            }
             self.finish_unsendable(job, message, now);
             return;
         }
@@ -766,8 +772,9 @@ impl<D: Directory> Core<D> {
             Some(_) => {
                 debug_assert!(!job.request.is_empty(), "a request that may turn out unsendable is kept");
                 let warning = self.warning("Next hop unreachable");
-                self.with_request(&job.request, |core, message| {
-                    core.respond(job.server, message, 500, "Server Internal Error", &warning, now);
+                self.with_request(&job.request, |core, message| match job.no_room {
+                    true => core.respond(job.server, message, 503, "Service Unavailable", RETRY_AFTER_LINE, now),
+                    false => core.respond(job.server, message, 500, "Server Internal Error", &warning, now),
                 });
             }
             // Nobody answered. The sender's timer has run out as well: no late 408 (RFC 4320 §4.1).

@@ -160,8 +160,7 @@ pub enum Command {
         /// What becomes of it.
         settlement: Settlement,
     },
-    /// Removes messages that expired before `now`. Answer: [`Reply::Queue`] with the removed ones whose senders
-    /// want a failure notice, and those that were tried before.
+    /// Removes messages that expired before `now`. Answer: [`Reply::Swept`].
     SweepExpired {
         /// The moment.
         now: UnixMillis,
@@ -275,6 +274,13 @@ pub enum Reply {
     },
     /// Deferred messages, oldest first.
     Queue(Vec<DeferredMessage>),
+    /// Expired messages are gone.
+    Swept {
+        /// How many.
+        count: u64,
+        /// Those among them whose senders want a failure notice, or that were tried before.
+        told: Vec<DeferredMessage>,
+    },
     /// Message objects.
     Objects(Vec<MessageObject>),
     /// Row counts.

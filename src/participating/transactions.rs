@@ -322,6 +322,11 @@ impl Transactions {
         }
     }
 
+    /// True when no request can be sent.
+    pub fn is_full(&self) -> bool {
+        self.clients.is_full()
+    }
+
     /// Server and client transactions in the table.
     pub fn counts(&self) -> (usize, usize) {
         (self.servers.len(), self.clients.len())

@@ -29,7 +29,10 @@ pub trait Core {
         None
     }
 
-    /// True when nothing is left that waits for another thread: a shard that stops waits for this, for a while.
+    /// The shard is about to end: nothing is to be begun that does not answer something.
+    fn stop(&mut self) {}
+
+    /// True when nothing is left that waits for an answer: a shard that stops waits for this, for a while.
     fn is_settled(&self) -> bool {
         true
     }
@@ -60,6 +63,10 @@ impl<D: Directory> Core for participating::core::Core<D> {
         // Somebody is about to read the levels too.
         self.publish_levels();
         Some(Self::stages(self))
+    }
+
+    fn stop(&mut self) {
+        Self::stop(self);
     }
 
     fn is_settled(&self) -> bool {

@@ -119,6 +119,14 @@ fn open_database(path: &Path) -> Result<Connection, OpenError> {
             _ => error.to_string(),
         },
     };
+    // SQLite would let everybody read it, in a directory that was made by somebody else; its log takes the same mode.
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+        .map_err(|error| OpenError { path: path.to_owned(), reason: error.to_string() })?;
     let mut connection = Connection::open(path).map_err(failed)?;
     schema::configure(&connection).map_err(failed)?;
     schema::migrate(&mut connection).map_err(failed)?.map_err(|version| OpenError {
@@ -305,12 +313,15 @@ mod tests {
     }
 
     #[test]
-    fn a_new_directory_is_closed_to_others() {
+    fn a_new_directory_and_the_database_are_closed_to_others() {
         use std::os::unix::fs::PermissionsExt;
         let rig = fixture::rig();
         for directory in ["data", "content"] {
             let mode = std::fs::metadata(rig.directory.path().join(directory)).unwrap().permissions().mode();
             assert_eq!(mode & 0o077, 0, "{directory}");
         }
+        // An operator's own directory may be open to all.
+        let database = rig.directory.path().join("data").join(DATABASE_NAME);
+        assert_eq!(std::fs::metadata(database).unwrap().permissions().mode() & 0o077, 0);
     }
 }

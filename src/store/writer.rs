@@ -42,7 +42,8 @@ impl Store {
     ) -> std::io::Result<StoreThread> {
         let stopping = Arc::new(AtomicBool::new(false));
         let Self { engine, locks } = self;
-        let writer = Writer { engine, mailbox, answers, metrics, stopping: stopping.clone(), _locks: locks };
+        let probe_at = Instant::now();
+        let writer = Writer { engine, mailbox, answers, metrics, stopping: stopping.clone(), probe_at, _locks: locks };
         let thread = std::thread::Builder::new().name("store".to_owned()).spawn(move || {
             waker.announce();
             if catch_unwind(AssertUnwindSafe(|| writer.run())).is_err() {
@@ -72,6 +73,8 @@ struct Writer {
     answers: Box<dyn Answers>,
     metrics: Arc<StoreMetrics>,
     stopping: Arc<AtomicBool>,
+    /// When a store that cannot commit tries again, whatever it is asked meanwhile.
+    probe_at: Instant,
     _locks: Locks,
 }
 
@@ -83,6 +86,7 @@ impl Writer {
         loop {
             // Before the mailbox: what was posted before the stop is then seen.
             let stopping = self.stopping.load(Ordering::Acquire);
+            self.probe_when_due();
             self.take(&mut commands, &mut replies);
             if !commands.is_empty() {
                 self.commit(&mut commands, &mut replies);
@@ -117,6 +121,9 @@ impl Writer {
             self.metrics.committed(commands.len(), start.elapsed());
         }
         self.metrics.broken.store(self.engine.broken, Ordering::Relaxed);
+        if failures > 0 {
+            self.probe_at = Instant::now() + PROBE_INTERVAL;
+        }
         commands.clear();
 
         for (reply, answer) in replies.drain(..).zip(answers) {
@@ -141,14 +148,21 @@ impl Writer {
         }
     }
 
-    /// Sleeps until somebody posts. A wake-up for another reason does no harm: the mailbox is looked at again.
-    fn sleep(&mut self) {
-        if self.engine.broken {
-            std::thread::park_timeout(PROBE_INTERVAL);
-            if self.mailbox.is_empty() && self.engine.probe() {
+    /// Looks whether the disk takes writes again. Commands that only read, such as the health page's, do not show it.
+    fn probe_when_due(&mut self) {
+        if self.engine.broken && Instant::now() >= self.probe_at {
+            if self.engine.probe() {
                 tracing::info!("store: the disk takes writes again");
                 self.metrics.broken.store(false, Ordering::Relaxed);
             }
+            self.probe_at = Instant::now() + PROBE_INTERVAL;
+        }
+    }
+
+    /// Sleeps until somebody posts. A wake-up for another reason does no harm: the mailbox is looked at again.
+    fn sleep(&self) {
+        if self.engine.broken {
+            std::thread::park_timeout(PROBE_INTERVAL);
         } else if !self.stopping.load(Ordering::Acquire) {
             std::thread::park();
         }
@@ -277,6 +291,27 @@ mod tests {
         }
         running.post(deferral("bob", 2), 2);
         fixture::deferred_id(&running.next().2);
+        running.thread.stop();
+    }
+
+    #[test]
+    fn a_broken_store_recovers_while_it_is_asked_for_its_health_all_the_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let running = start(directory.path());
+        let intruder = rusqlite::Connection::open(directory.path().join("data/ringpost.db")).unwrap();
+        intruder.execute_batch("BEGIN IMMEDIATE").unwrap();
+        running.post(deferral("bob", 1), 1);
+        assert_eq!(running.next().2, Err(Fault::Broken));
+        intruder.execute_batch("ROLLBACK").unwrap();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        for ticket in 2.. {
+            running.post(Command::Levels, ticket);
+            let Ok(Reply::Levels(levels)) = running.next().2 else { panic!("a broken store still reads") };
+            if levels.fault.is_none() {
+                break;
+            }
+            assert!(Instant::now() < deadline, "reading all the time keeps nobody from trying to write");
+        }
         running.thread.stop();
     }
 }

@@ -43,9 +43,10 @@ impl ModelStore {
                     .map(|message| message.id)
                     .take(usize::from(limit))
                     .collect();
+                let count = expired.len() as u64;
                 let removed = expired.iter().filter_map(|id| self.deferred.remove(id));
                 let told = |message: &DeferredMessage| message.wants_failure_notice || message.attempts > 0;
-                Ok(Reply::Queue(removed.filter(told).collect()))
+                Ok(Reply::Swept { count, told: removed.filter(told).collect() })
             }
             Command::Keep { shelf, object } => Ok(self.keep(shelf, *object)),
             Command::SetOutcome { user, imdn_message_id, direction, outcome } => {

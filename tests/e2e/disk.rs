@@ -12,7 +12,7 @@ const CARLA: &str = "sip:carla@home.example";
 
 /// Bob waits for his messages, Carla is registered and wants a history.
 fn stage(change: impl FnOnce(Config) -> Config) -> World {
-    let mut world = World::with(VARIANTS[1], change);
+    let mut world = World::with(VARIANTS[1], |config| change(config.set("log.level", "\"info\"")));
     world.know(BOB);
     let recording = Preferences { recording: "active", ..Preferences::handling("defer") };
     world.appliance.put_preferences(CARLA, &recording.document());
@@ -63,6 +63,9 @@ fn assert_recovers(world: &mut World) {
     }
     eventually("the queue is empty", || (world.appliance.admin_count(BOB, "/deferred") == 0).then_some(()));
     assert!(world.appliance.is_running());
+    let log = world.appliance.log();
+    assert!(log.contains("WARN") || log.contains("ERROR"), "the operator hears of it: {log}");
+    assert!(!log.contains("home.example") && !log.contains("a.example"), "and of nobody's name: {log}");
 }
 
 #[test]

@@ -81,6 +81,28 @@ fn a_kill_in_the_middle_of_deliveries_loses_nothing_and_keeps_the_order() {
 }
 
 #[test]
+fn sigterm_in_the_middle_of_deliveries_delivers_nothing_twice() {
+    const EACH: u32 = 8;
+    let core = Core::start();
+    let mut appliance = Appliance::start(quick(Config::new(&core.uri(), 2)));
+    make_deferring_known(&appliance);
+    let promises = Flood::start(Kind::Defer, appliance.addr(), Promises::new(DEFERRING), EACH).finish();
+    let target = random_between(50, DEFERRING * EACH as usize / 2);
+    let registering = register_deferring(&appliance, Promises::new(DEFERRING));
+    eventually("deliveries", || (core.taken().len() >= target).then_some(()));
+    appliance.sigterm();
+    assert_eq!(appliance.wait().code(), Some(0));
+    let registered = registering.stop();
+    println!("stopped after {} deliveries", core.taken().len());
+    appliance.restart();
+    register_deferring(&appliance, registered).finish();
+    queues_empty(&appliance);
+    for (user, taken) in core.taken_by(Kind::Defer, DEFERRING).into_iter().enumerate() {
+        assert_eq!(taken, promises.answered[user], "user {user}");
+    }
+}
+
+#[test]
 fn sigterm_under_load_ends_soon_and_leaves_nobody_in_doubt() {
     let core = Core::start();
     let mut appliance = Appliance::start(quick(Config::new(&core.uri(), 2)));

@@ -191,8 +191,8 @@ fn run(
     let (mut buffer, mut moved_at) = (vec![0; 65_536], Instant::now());
     loop {
         let stopping = stop.load(Ordering::SeqCst);
-        for user in 0..users {
-            match &mut in_flight[user] {
+        for (user, waiting) in in_flight.iter_mut().enumerate() {
+            match waiting {
                 // A lost datagram is sent again, as a UAC does; the rest of the transaction is the appliance's work.
                 Some((_, bytes, sent_at)) if sent_at.elapsed() > RESEND && !stopping => {
                     *sent_at = Instant::now();
@@ -203,7 +203,7 @@ fn run(
                     promises.sent[user] += 1;
                     let bytes = kind.request(errand, user, sequence, from, run);
                     let _ = socket.send_to(&bytes, to);
-                    in_flight[user] = Some((sequence, bytes, Instant::now()));
+                    *waiting = Some((sequence, bytes, Instant::now()));
                 }
                 _ => {}
             }
