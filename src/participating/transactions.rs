@@ -811,14 +811,16 @@ impl Transactions {
 
     /// Hash of what must differ between two visits of one request, or it loops. RFC 3261 §16.6 step 8.
     pub fn loop_mark(&self, message: &Message<'_>, envelope: &Envelope<'_>, route: &[u8]) -> u32 {
-        self.hash_once(&[
+        // Zero marks requests of our own.
+        (self.hash_once(&[
             message.request_uri().unwrap_or_default(),
             envelope.from_tag,
             envelope.to_tag.unwrap_or_default(),
             envelope.call_id,
             &envelope.cseq.to_be_bytes(),
             route,
-        ]) as u32
+        ]) as u32)
+            .max(1)
     }
 
     /// The shard that owns a request: every request of one Call-ID goes to one shard. DESIGN §4.
