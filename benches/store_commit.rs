@@ -125,6 +125,7 @@ impl Rig {
             head: self.request.slice(..400),
             content_type: "message/cpim".into(),
             body: self.request.slice(..800),
+            body_len: 800,
         };
         Command::Keep { shelf: Shelf::History, object: Box::new(object) }
     }

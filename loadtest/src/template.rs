@@ -3,6 +3,8 @@
 
 use crate::cli::Transport;
 use std::net::SocketAddr;
+use std::sync::OnceLock;
+use std::time::SystemTime;
 
 /// Before the message number in branches, Call-IDs and message ids.
 const MARK: &str = "ltn";
@@ -14,6 +16,15 @@ const USER_MARK: &str = "ltuser";
 const USER_LEN: usize = 6;
 /// Before the user's own sequence number in bodies.
 const SEQUENCE_MARK: &str = "ltseq";
+
+/// What tells this run's messages from an earlier run's against the same server: eight digits.
+fn run() -> &'static str {
+    static RUN: OnceLock<String> = OnceLock::new();
+    RUN.get_or_init(|| {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        format!("{:08x}", since.as_millis() as u32 ^ std::process::id().rotate_left(20))
+    })
+}
 
 /// A message with places for a number, a user and a sequence number.
 pub struct Template {
@@ -75,7 +86,7 @@ pub fn message(places: &Places, with_routes: bool, len: usize) -> Result<Templat
     let zeros = "0".repeat(NUMBER_LEN);
     let user = user_uri(0);
     let mut headers: Vec<(&str, String)> = vec![
-        ("Via", format!("SIP/2.0/{protocol} {};branch=z9hG4bK{MARK}{zeros};rport", places.sender)),
+        ("Via", format!("SIP/2.0/{protocol} {};branch=z9hG4bK{MARK}{zeros}.{};rport", places.sender, run())),
         ("Via", "SIP/2.0/UDP icscf.home.example:5060;branch=z9hG4bK4b43c2ff8.1;received=192.0.2.11".into()),
         ("Via", "SIP/2.0/UDP pcscf.a.example:5060;branch=z9hG4bK240f34.1;received=192.0.2.12".into()),
         ("Via", "SIP/2.0/UDP 192.0.2.77:5060;branch=z9hG4bKnashds7".into()),
@@ -89,7 +100,7 @@ pub fn message(places: &Places, with_routes: bool, len: usize) -> Result<Templat
     headers.extend([
         ("From", "\"Alice\" <sip:alice@a.example>;tag=31415926".to_owned()),
         ("To", format!("<{user}>")),
-        ("Call-ID", format!("{MARK}{zeros}@a.example")),
+        ("Call-ID", format!("{MARK}{zeros}.{}@a.example", run())),
         ("CSeq", "666 MESSAGE".into()),
         ("P-Asserted-Identity", "\"Alice\" <sip:alice@a.example>, <tel:+15550123>".into()),
         ("P-Asserted-Service", "urn:urn-7:3gpp-service.ims.icsi.oma.cpm.msg".into()),
@@ -101,13 +112,14 @@ pub fn message(places: &Places, with_routes: bool, len: usize) -> Result<Templat
         ),
         ("User-Agent", "CPM-client/OMA2.2 RCS-client/UP_2.4 load/1.0".into()),
         ("Conversation-ID", "f81d4fae-7dec-11d0-a765-00a0c91e6bf6".into()),
-        ("Contribution-ID", format!("{MARK}{zeros}")),
+        ("Contribution-ID", format!("{MARK}{zeros}.{}", run())),
         ("Content-Type", "message/cpim".into()),
     ]);
+    let run = run();
     let body_of = |filler: usize| {
         format!(
             "From: <sip:anonymous@anonymous.invalid>\r\nTo: <sip:anonymous@anonymous.invalid>\r\n\
-             NS: imdn<urn:ietf:params:imdn>\r\nimdn.Message-ID: {MARK}{zeros}\r\nDateTime: 2031-05-04T09:30:00Z\r\n\
+             NS: imdn<urn:ietf:params:imdn>\r\nimdn.Message-ID: {MARK}{zeros}.{run}\r\nDateTime: 2031-05-04T09:30:00Z\r\n\
              imdn.Disposition-Notification: positive-delivery, display\r\n\r\n\
              Content-Type: text/plain;charset=UTF-8\r\n\r\n{SEQUENCE_MARK}000000 {USER_MARK}000000 {}",
             "x".repeat(filler)
@@ -140,11 +152,11 @@ pub fn register(places: &Places) -> Result<Template, String> {
     let body = String::from_utf8(request("REGISTER", "sip:home.example", &inner, "")?).map_err(|e| e.to_string())?;
     let scscf = format!("sip:{}", places.core);
     let headers = [
-        ("Via", format!("SIP/2.0/{protocol} {};branch=z9hG4bK{MARK}{zeros};rport", places.sender)),
+        ("Via", format!("SIP/2.0/{protocol} {};branch=z9hG4bK{MARK}{zeros}.{};rport", places.sender, run())),
         ("Max-Forwards", "70".to_owned()),
         ("From", format!("<{scscf}>;tag=scscf")),
         ("To", format!("<{user}>")),
-        ("Call-ID", format!("{MARK}{zeros}@scscf.home.example")),
+        ("Call-ID", format!("{MARK}{zeros}.{}@scscf.home.example", run())),
         ("CSeq", "1 REGISTER".into()),
         ("Contact", format!("<{scscf}>")),
         ("Expires", "600000".into()),
@@ -339,7 +351,7 @@ mod tests {
         let read = rsip::Response::try_from(answer.as_slice()).expect("rsip reads it");
         let text = read.to_string();
         assert_eq!(text.matches("Via: ").count(), 4);
-        for part in ["From: \"Alice\"", ";tag=ltcore", "Call-ID: ltn0000000000000005@a.example", "CSeq: 666 MESSAGE"] {
+        for part in ["From: \"Alice\"", ";tag=ltcore", "Call-ID: ltn0000000000000005.", "CSeq: 666 MESSAGE"] {
             assert!(text.contains(part), "{part} in {text}");
         }
         assert_eq!(status(&answer), Some(200));

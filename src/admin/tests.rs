@@ -503,6 +503,7 @@ fn the_admin_api_shows_what_the_store_holds() {
         head: Bytes::from_static(b"From: <sip:alice@home.example>\r\nMessage-Direction: received\r\n"),
         content_type: "text/plain; charset=utf-8".into(),
         body: Bytes::from_static(b"hello\r\n\xff"),
+        body_len: 8,
     };
     server.bench.store.answer_with(move |command| {
         Ok(match command {

@@ -125,34 +125,9 @@ async fn objects(
     let user = address(&aor)?;
     let command = Command::ListObjects { shelf, user: user.clone(), limit: page.limit() };
     match ask(&state, command).await {
-        Ok(Reply::Objects(mut objects)) => {
-            fill_bodies(&state, shelf, &mut objects).await?;
-            listed(&state, &user, objects.iter().map(ObjectView::of).collect())
-        }
+        Ok(Reply::Objects(objects)) => listed(&state, &user, objects.iter().map(ObjectView::of).collect()),
         other => Err(failed(other)),
     }
-}
-
-/// Reads the bodies that a list leaves out, a few at a time: their sizes are part of the answer.
-async fn fill_bodies(state: &AdminState, shelf: Shelf, objects: &mut [MessageObject]) -> Result<(), Refusal> {
-    for some in objects.chunks_mut(READS_AT_ONCE) {
-        let mut answers = Vec::with_capacity(some.len());
-        for object in &*some {
-            let command = Command::ReadObject { shelf, user: object.user.clone(), id: object.id };
-            answers.push(state.plane.post_store(command)?);
-        }
-        for (object, answer) in some.iter_mut().zip(answers) {
-            match tokio::time::timeout(state.patience.store, answer).await {
-                // It may have been removed meanwhile.
-                Ok(Ok(Ok(Reply::Objects(mut found)))) => {
-                    object.body = found.pop().map(|found| found.body).unwrap_or_default();
-                }
-                Ok(Ok(answer)) => return Err(failed(answer)),
-                Ok(Err(_)) | Err(_) => return Err(Refusal::Store(Fault::Broken)),
-            }
-        }
-    }
-    Ok(())
 }
 
 async fn object(State(state): Shared, Path((aor, id)): Path<(String, u64)>, shelf: Shelf) -> Result<Response, Refusal> {
@@ -224,8 +199,6 @@ impl Page {
 const LIST_COUNT: u16 = 100;
 /// Entries of a list at most.
 const LIST_COUNT_MAX: u16 = 1000;
-/// Bodies asked of the store side by side.
-const READS_AT_ONCE: usize = 16;
 
 /// A subscriber, as JSON.
 #[derive(Debug, Serialize)]
@@ -303,7 +276,7 @@ pub struct ObjectView {
     outcome: &'static str,
     at: i64,
     content_type: String,
-    size: usize,
+    size: u64,
 }
 
 impl ObjectView {
@@ -328,7 +301,7 @@ impl ObjectView {
             },
             at: object.at.0,
             content_type: object.content_type.as_ref().into(),
-            size: object.body.len(),
+            size: object.body_len,
         }
     }
 }

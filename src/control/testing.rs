@@ -248,7 +248,8 @@ impl Drop for FakeStore {
 fn obedient(command: &Command) -> Answer {
     Ok(match command {
         Command::Levels => Reply::Levels(Levels::default()),
-        Command::PeekDeferred { .. } | Command::SweepExpired { .. } => Reply::Queue(Vec::new()),
+        Command::PeekDeferred { .. } => Reply::Queue(Vec::new()),
+        Command::SweepExpired { .. } => Reply::Swept { count: 0, told: Vec::new() },
         Command::ListObjects { .. } | Command::ReadObject { .. } => Reply::Objects(Vec::new()),
         _ => Reply::Done,
     })

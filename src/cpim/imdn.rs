@@ -1,4 +1,4 @@
-//! IMDN: recognising disposition notifications, and writing the one that the appliance sends.
+//! IMDN: recognising disposition notifications, and writing those that the appliance sends.
 
 use super::message::{Cpim, IMDN_NAMESPACE};
 use super::mime::MediaType;
@@ -26,6 +26,26 @@ pub struct Original<'a> {
     pub original_recipient: &'a str,
 }
 
+/// What a notification says of the original.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Report {
+    /// It could not be delivered. A message that expired is reported in the same words: the specification has no status
+    /// of its own for it.
+    Failed,
+    /// It is kept for later.
+    Stored,
+}
+
+impl Report {
+    /// RFC 5438 §11.1.
+    const fn element(self) -> &'static str {
+        match self {
+            Self::Failed => "<delivery-notification><status><failed/></status></delivery-notification>",
+            Self::Stored => "<processing-notification><status><stored/></status></processing-notification>",
+        }
+    }
+}
+
 /// The headers of a notification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Notification<'a> {
@@ -39,13 +59,11 @@ pub struct Notification<'a> {
     pub date_time: &'a str,
 }
 
-/// Writes a `message/cpim` body that says the original could not be delivered. It asks for no notification itself.
-///
-/// A message that expired is reported in the same words: the specification has no status of its own for it.
+/// Writes a `message/cpim` body that reports on the original. It asks for no notification itself.
 ///
 /// RFC 5438 §8.2, §11.1.
-pub fn failed_delivery(original: &Original<'_>, notification: &Notification<'_>) -> Vec<u8> {
-    let document = failure_document(original);
+pub fn notify(report: Report, original: &Original<'_>, notification: &Notification<'_>) -> Vec<u8> {
+    let document = document(report, original);
     let mut text = String::with_capacity(document.len() + 512);
     text.push_str("From: <");
     push_uri(&mut text, notification.from);
@@ -67,7 +85,7 @@ pub fn failed_delivery(original: &Original<'_>, notification: &Notification<'_>)
 }
 
 /// RFC 5438 §11.1.
-fn failure_document(original: &Original<'_>) -> String {
+fn document(report: Report, original: &Original<'_>) -> String {
     let mut xml = String::with_capacity(512);
     xml.push_str("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\r\n<imdn xmlns=\"urn:ietf:params:xml:ns:imdn\">\r\n");
     for (name, value) in [
@@ -84,7 +102,9 @@ fn failure_document(original: &Original<'_>) -> String {
         xml.push_str(name);
         xml.push_str(">\r\n");
     }
-    xml.push_str("  <delivery-notification><status><failed/></status></delivery-notification>\r\n</imdn>\r\n");
+    xml.push_str("  ");
+    xml.push_str(report.element());
+    xml.push_str("\r\n</imdn>\r\n");
     xml
 }
 
@@ -149,7 +169,7 @@ mod tests {
             Original { message_id, date_time: "2026-01-02T03:04:05Z", recipient, original_recipient: "tel:+15550100" };
         let notification =
             Notification { from, to: "sip:alice@home.example", message_id: "new-1", date_time: "2026-01-02T03:05:00Z" };
-        failed_delivery(&original, &notification)
+        notify(Report::Failed, &original, &notification)
     }
 
     fn text_of(xml: &[u8], name: &str) -> String {
@@ -177,6 +197,20 @@ mod tests {
         let words: Vec<_> =
             status.unwrap().children().filter(|it| it.is_element()).map(|it| it.tag_name().name()).collect();
         assert_eq!(words, ["failed"]);
+    }
+
+    #[test]
+    fn a_stored_message_is_a_processing_status() {
+        let original =
+            Original { message_id: "m", date_time: "d", recipient: "sip:b@h", original_recipient: "sip:b@h" };
+        let notification = Notification { from: "sip:b@h", to: "sip:a@h", message_id: "n", date_time: "d" };
+        let body = notify(Report::Stored, &original, &notification);
+        let cpim = Cpim::parse(&body).unwrap();
+        assert!(is_imdn(&cpim));
+        assert_eq!(text_of(cpim.content(), "message-id"), "m");
+        let xml = str::from_utf8(cpim.content()).unwrap();
+        assert!(xml.contains("<processing-notification><status><stored/></status></processing-notification>"), "{xml}");
+        assert!(!xml.contains("delivery-notification"), "nothing is said of a delivery");
     }
 
     #[test]

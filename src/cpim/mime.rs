@@ -213,9 +213,11 @@ impl<'a> MediaType<'a> {
     ///
     /// RFC 2045 §5.1.
     pub fn is(&self, essence: &str) -> bool {
-        essence.split_once('/').is_some_and(|(kind, subtype)| {
-            self.kind.eq_ignore_ascii_case(kind.as_bytes()) && self.subtype.eq_ignore_ascii_case(subtype.as_bytes())
-        })
+        let (kind_len, essence) = (self.kind.len(), essence.as_bytes());
+        essence.len() == kind_len + 1 + self.subtype.len()
+            && essence[kind_len] == b'/'
+            && essence[..kind_len].eq_ignore_ascii_case(self.kind)
+            && essence[kind_len + 1..].eq_ignore_ascii_case(self.subtype)
     }
 
     /// True for every `multipart` subtype.

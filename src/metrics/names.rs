@@ -77,7 +77,7 @@ rows! {
         DeferredBlocked = ("ringpost_deferred_ended_total", "outcome=\"blocked\"", "deferred messages dropped because the sender was blocked meanwhile"),
         DeferredExpired = ("ringpost_deferred_ended_total", "outcome=\"expired\"", "deferred messages that expired"),
         DeferredRetried = ("ringpost_deferred_retries_total", "", "delivery attempts that will be repeated"),
-        NoticeSent = ("ringpost_imdn_sent_total", "", "failed-delivery notifications originated"),
+        NoticeSent = ("ringpost_imdn_sent_total", "", "disposition notifications originated"),
         StreamAccepted = ("ringpost_streams_opened_total", "side=\"accepted\"", "stream connections accepted"),
         StreamConnected = ("ringpost_streams_opened_total", "side=\"connected\"", "stream connections opened"),
         StreamClosed = ("ringpost_streams_closed_total", "reason=\"normal\"", "stream connections closed by either side"),

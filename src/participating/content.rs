@@ -131,6 +131,13 @@ impl<'a> Facts<'a> {
     pub fn wants_failure_notice(&self) -> bool {
         !self.is_imdn && self.dispositions().negative_delivery
     }
+
+    /// The sender asks to be told that the message is kept for later, and may be (SPEC §2.4).
+    ///
+    /// RFC 5438 §6.2, §7.2.1.
+    pub fn wants_stored_notice(&self) -> bool {
+        !self.is_imdn && self.dispositions().processing
+    }
 }
 
 /// Checks a body against the accepted media types, lower case, `type/*` and `*/*` included.

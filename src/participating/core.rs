@@ -24,6 +24,7 @@ use crate::base::timer_wheel::TimerWheel;
 use crate::metrics::counters::ShardMetrics;
 use crate::metrics::names::{Counter, Gauge, Stage as TimedStage};
 use crate::metrics::stages::Stages;
+use crate::sip::header::via::Via;
 use crate::sip::message::{Envelope, Message};
 use crate::sip::scan::{Name, Scan};
 use crate::sip::transport::{DEFAULT_PORT, literal_ip};
@@ -49,6 +50,8 @@ const SUPPORTED: [&[u8]; 1] = [b"pref"];
 const REGISTER_SUPPORTED: [&[u8]; 4] = [b"pref", b"path", b"outbound", b"gruu"];
 /// What a refusal for want of room asks the sender to wait.
 pub const RETRY_AFTER_LINE: &str = "Retry-After: 5\r\n";
+/// The loop mark of requests that begin here: no visit of ours led to them.
+pub(super) const OWN_REQUEST_MARK: u32 = 0;
 /// How long a resolved name is believed.
 const RESOLVED_FOR: Duration = Duration::from_secs(60);
 /// How long it is believed that a name has no address.
@@ -449,7 +452,10 @@ impl<D: Directory> Core<D> {
             b"REGISTER" => self.on_register(server, message, source, now),
             b"OPTIONS" => {
                 if self.require_is_met(server, message, &SUPPORTED, now) {
-                    let extra = format!("{ALLOW_LINE}Accept: {}\r\nSupported: pref\r\n", self.accept_value());
+                    let extra = format!(
+                        "{ALLOW_LINE}Accept: {}\r\nAccept-Encoding: identity\r\nSupported: pref\r\n",
+                        self.accept_value()
+                    );
                     self.respond(server, message, 200, "OK", &extra, now);
                 }
             }
@@ -770,11 +776,12 @@ impl<D: Directory> Core<D> {
         }
     }
 
-    /// True when a request came from the interworking function, which must not get it back (SPEC §2.6).
+    /// True when a request came from the interworking function, which must not get it back (SPEC §2.6): straight, or by
+    /// way of the S-CSCF, which leaves the function's own Via below others.
     pub(super) fn is_from_isf(&self, message: &Message<'_>, source: Source) -> bool {
         let Some(isf) = &self.settings.isf else { return false };
-        source.peer == isf.hop.addr
-            || message.via().is_some_and(|via| facts::names_host(via.host, via.port, &isf.host, isf.hop.addr))
+        let mut vias = message.elements(Name::Via).filter_map(Via::parse);
+        source.peer == isf.hop.addr || vias.any(|via| facts::names_host(via.host, via.port, &isf.host, isf.hop.addr))
     }
 
     pub(super) fn schedule_sweep(&mut self, now: Now) {

@@ -4,7 +4,7 @@
 //! all users together at the configured pace. What a crash interrupts is sent again; the message's own id lets the
 //! client tell.
 
-use super::core::{Core, CoreTimer};
+use super::core::{Core, CoreTimer, OWN_REQUEST_MARK};
 use super::decide::{self, PAGER};
 use super::effect::Effect;
 use super::facts::{self, Originator, PAGER_SERVICE, Service};
@@ -18,7 +18,7 @@ use crate::base::id::{Aor, MessageId};
 use crate::base::limits::{DELIVERY_ACTIVE_MAX, DELIVERY_USER_COUNT_MAX};
 use crate::base::slots::{SlotId, Slots};
 use crate::base::time::{Instant, Now, UnixMillis};
-use crate::cpim::imdn::{Notification, Original, failed_delivery};
+use crate::cpim::imdn::{Notification, Original, Report, notify};
 use crate::metrics::names::Counter;
 use crate::sip::header::address::Address;
 use crate::sip::message::Message;
@@ -273,6 +273,7 @@ impl<D: Directory> Core<D> {
         }
         if message.expires <= now.wall {
             self.metrics.count(Counter::DeferredExpired);
+            self.end_record(&message);
             self.drop_first(id, true, now);
             return;
         }
@@ -286,6 +287,7 @@ impl<D: Directory> Core<D> {
         if check.blocked {
             // The sender was blocked meanwhile: dropped silently (SPEC §2.4).
             self.metrics.count(Counter::DeferredBlocked);
+            self.end_record(&message);
             self.drop_first(id, false, now);
             return;
         }
@@ -354,10 +356,17 @@ impl<D: Directory> Core<D> {
         for index in 0..branches {
             let instance = instances.get(index).map(|instance| &**instance);
             let launched = self.with_request(&message.request, |core, view| {
-                core.send_request(Owner::Delivery { id, round }, settings.core.hop, 0, now, |out, via| {
-                    let own = OwnRequest { via, call_id: &call_id, from_tag: &from_tag, instance, message: &message };
-                    write_delivery(out, view, &own, now.wall);
-                })
+                core.send_request(
+                    Owner::Delivery { id, round },
+                    settings.core.hop,
+                    OWN_REQUEST_MARK,
+                    now,
+                    |out, via| {
+                        let own =
+                            OwnRequest { via, call_id: &call_id, from_tag: &from_tag, instance, message: &message };
+                        write_delivery(out, view, &own, now.wall);
+                    },
+                )
             });
             sent += u8::from(launched.flatten().is_some());
         }
@@ -401,9 +410,16 @@ impl<D: Directory> Core<D> {
         let Some(delivery) = self.deliveries.slots.get_mut(id) else { return };
         let user = delivery.user.clone();
         let record = delivery.record.take();
+        let has_expired = delivery.queue.front().is_none_or(|message| message.expires <= now.wall);
         let delivered = status.is_some_and(|status| (200..300).contains(&status));
         if let Some(message_id) = record {
-            let outcome = if delivered { Outcome::Delivered } else { Outcome::Failed };
+            let outcome = match status {
+                Some(200..300) => Outcome::Delivered,
+                Some(status) if is_permanent(status) => Outcome::Failed,
+                // It may have left the queue during the attempt.
+                _ if has_expired => Outcome::Failed,
+                _ => Outcome::Deferred,
+            };
             self.set_outcome(user.clone(), message_id, outcome);
         }
         if delivered {
@@ -509,24 +525,36 @@ impl<D: Directory> Core<D> {
         self.schedule_sweep(now);
     }
 
-    /// Tells the senders of removed messages, where they asked for it.
+    /// Tells the senders of removed messages, where they asked for it, and the history of those that were tried.
     pub(super) fn on_swept(&mut self, answer: Answer, now: Now) {
-        let Ok(Reply::Queue(messages)) = answer else { return };
-        for message in messages {
-            self.metrics.count(Counter::DeferredExpired);
+        let Ok(Reply::Swept { count, told }) = answer else { return };
+        self.metrics.add(Counter::DeferredExpired, count);
+        for message in told {
+            self.end_record(&message);
             if message.wants_failure_notice {
                 self.tell_sender(&message, now);
             }
         }
     }
 
-    fn tell_sender(&mut self, message: &DeferredMessage, now: Now) {
-        let user = message.user.clone();
-        self.with_request(&message.request, |core, view| core.send_failure_notice(view, user.as_str(), now));
+    /// Says in the history, where an earlier attempt left a record, that the message leaves the queue undelivered.
+    fn end_record(&mut self, message: &DeferredMessage) {
+        if message.attempts == 0 {
+            return;
+        }
+        let id = self.with_request(&message.request, |core, view| core.message_id(view, core.content_facts(view)));
+        if let Some(id) = id {
+            self.set_outcome(message.user.clone(), id, Outcome::Failed);
+        }
     }
 
-    /// Originates the notification of a failed delivery towards the sender of a message (SPEC §2.8, RFC 5438 §8).
-    pub(super) fn send_failure_notice(&mut self, message: &Message<'_>, user: &str, now: Now) {
+    fn tell_sender(&mut self, message: &DeferredMessage, now: Now) {
+        let user = message.user.clone();
+        self.with_request(&message.request, |core, view| core.send_notice(Report::Failed, view, user.as_str(), now));
+    }
+
+    /// Originates a notification towards the sender of a message (SPEC §2.8, RFC 5438 §8).
+    pub(super) fn send_notice(&mut self, report: Report, message: &Message<'_>, user: &str, now: Now) {
         let content = self.content_facts(message);
         let asserted = message.address(Name::PAssertedIdentity).or_else(|| message.address(Name::From));
         let (Some(sender), Some(message_id)) = (asserted, content.imdn_message_id()) else { return };
@@ -543,11 +571,11 @@ impl<D: Directory> Core<D> {
             original_recipient: user,
         };
         let notification = Notification { from: user, to: sender, message_id: &notice_id, date_time: &sent };
-        let body = failed_delivery(&original, &notification);
+        let body = notify(report, &original, &notification);
         let call_id = format!("{:016x}@{}", self.rng.next_u64(), self.settings.host);
         let tag = format!("{:016x}", self.rng.next_u64());
         let hop = self.settings.core.hop;
-        let launched = self.send_request(Owner::Notice, hop, 0, now, |out, via| {
+        let launched = self.send_request(Owner::Notice, hop, OWN_REQUEST_MARK, now, |out, via| {
             let _ = write!(out, "MESSAGE {sender} SIP/2.0\r\n");
             line(out, "Via", via);
             let _ = write!(
@@ -606,10 +634,10 @@ fn write_delivery(out: &mut Vec<u8>, stored: &Message<'_>, own: &OwnRequest<'_>,
         out.extend_from_slice(name.as_str().as_bytes());
         out.extend_from_slice(b": ");
         // Display name and URI as they were; the tags were of the first transaction.
-        let end = Address::parse(value)
-            .map_or(value.len(), |address| address.uri.as_ptr_range().end as usize - value.as_ptr() as usize);
-        out.extend_from_slice(&value[..end]);
-        if value.get(end) == Some(&b'>') {
+        let uri = Address::parse(value).map_or(value, |address| address.uri);
+        let start = uri.as_ptr() as usize - value.as_ptr() as usize;
+        out.extend_from_slice(&value[..start + uri.len()]);
+        if value[..start].trim_ascii_end().ends_with(b"<") {
             out.push(b'>');
         }
         if let Some(tag) = tag {

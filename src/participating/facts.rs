@@ -106,6 +106,8 @@ pub struct Originator {
     /// Canonical addresses, in the order of the request; behind them, where a telephone number came as a SIP URI, that
     /// URI too, since rules on domains need its domain.
     pub addresses: SmallVec<[AorText; 3]>,
+    /// The header field that names it: Referred-By, P-Asserted-Identity or From.
+    pub field: Option<Name>,
 }
 
 impl Originator {
@@ -117,11 +119,13 @@ impl Originator {
             && let Some(aor) = message.address(Name::ReferredBy).and_then(|address| canonical(address.uri))
         {
             addresses.push(aor);
-            return Some(Self { addresses });
+            return Some(Self { addresses, field: Some(Name::ReferredBy) });
         }
         let asserted = message.elements(Name::PAssertedIdentity).filter_map(Address::parse);
         let mut uris: SmallVec<[&[u8]; 2]> = asserted.map(|address| address.uri).take(2).collect();
+        let mut field = Name::PAssertedIdentity;
         if uris.is_empty() && from_counts {
+            field = Name::From;
             uris.extend(message.value(Name::From).and_then(Address::parse).map(|from| from.uri));
         }
         for uri in &uris {
@@ -133,7 +137,7 @@ impl Originator {
                 addresses.push(literal);
             }
         }
-        (!addresses.is_empty()).then_some(Self { addresses })
+        (!addresses.is_empty()).then_some(Self { addresses, field: Some(field) })
     }
 
     /// The address that stands for the originator in rows and objects.
@@ -238,6 +242,12 @@ pub fn is_own(uri: &Uri<'_>, settings: &Settings) -> bool {
     }
 }
 
+/// True for a URI that stands for one of the appliance's cases and not for a user of a domain of that name (G-1).
+pub fn is_own_case(uri: &Uri<'_>, settings: &Settings) -> bool {
+    let is_case = |user: &[u8]| [&b"term"[..], b"orig"].iter().any(|case| user.eq_ignore_ascii_case(case));
+    uri.scheme != Scheme::Tel && uri.user.is_none_or(is_case) && is_own(uri, settings)
+}
+
 /// True when the Request-URI is something a user can be found by.
 pub fn is_routable(uri: &Uri<'_>) -> bool {
     uri.scheme != Scheme::Other
@@ -273,6 +283,14 @@ pub fn validity(message: &Message<'_>, now: UnixMillis) -> Validity {
     Validity { until: Some(until), expired: now > until.plus_seconds(EXPIRY_TOLERANCE_SECONDS) }
 }
 
+/// Reads Expires against the clock, whatever the Date: of a message whose Expires is what is left of its time.
+///
+/// RFC 3261 §20.19.
+pub fn validity_since_arrival(message: &Message<'_>, now: UnixMillis) -> Validity {
+    let until = message.value(Name::Expires).and_then(delta_seconds).map(|left| now.plus_seconds(i64::from(left)));
+    Validity { until, expired: false }
+}
+
 /// The Date header.
 ///
 /// RFC 3261 §20.17.
@@ -287,6 +305,125 @@ pub fn date(message: &Message<'_>) -> Option<UnixMillis> {
 pub fn names_host(host: &[u8], port: Option<u16>, peer_host: &str, peer: SocketAddr) -> bool {
     match literal_ip(host) {
         Some(ip) => SocketAddr::new(ip, port.unwrap_or(DEFAULT_PORT)) == peer,
-        None => host.eq_ignore_ascii_case(peer_host.as_bytes()),
+        // Two functions may share a name and differ in their ports.
+        None => host.eq_ignore_ascii_case(peer_host.as_bytes()) && port.is_none_or(|port| port == peer.port()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sip::scan::Scan;
+    use crate::testing::scene;
+
+    const NOW: UnixMillis = scene::WALL_START;
+
+    fn with<R>(headers: &str, read: impl FnOnce(&Message<'_>) -> R) -> R {
+        let text = format!("MESSAGE sip:bob@home.example SIP/2.0\r\n{headers}\r\n");
+        let mut scan = Scan::default();
+        scan.scan(text.as_bytes()).unwrap();
+        read(&Message { bytes: text.as_bytes(), scan: &scan })
+    }
+
+    #[test]
+    fn a_message_is_valid_from_a_sane_date_or_from_its_arrival() {
+        // The scene starts at 2026-01-01T00:00:00Z.
+        for (date, until_seconds) in [
+            ("", 60),
+            ("Date: Thu, 01 Jan 2026 00:00:00 GMT", 60),
+            ("Date: Wed, 31 Dec 2025 23:59:20 GMT", 20),
+            ("Date: Wed, 31 Dec 2025 23:00:00 GMT", -3540),
+            ("Date: Thu, 01 Jan 2026 00:04:00 GMT", 300),
+            // Ahead of our clock by more than clocks differ, a broken clock's epoch, no date at all.
+            ("Date: Thu, 01 Jan 2026 00:06:00 GMT", 60),
+            ("Date: Thu, 01 Jan 1970 00:00:00 GMT", 60),
+            ("Date: yesterday", 60),
+        ] {
+            let headers = format!("Expires: 60\r\n{date}{}", if date.is_empty() { "" } else { "\r\n" });
+            let found = with(&headers, |message| validity(message, NOW));
+            let until = NOW.plus_seconds(until_seconds);
+            assert_eq!(found, Validity { until: Some(until), expired: until_seconds < 0 }, "{date}");
+        }
+        assert_eq!(with("", |message| validity(message, NOW)), Validity { until: None, expired: false });
+    }
+
+    #[test]
+    fn five_seconds_are_tolerated() {
+        for (ago, expired) in [(60, false), (65, false), (66, true)] {
+            let later = NOW.plus_seconds(ago);
+            let headers = "Date: Thu, 01 Jan 2026 00:00:00 GMT\r\nExpires: 60\r\n";
+            assert_eq!(with(headers, |message| validity(message, later)).expired, expired, "{ago} s after the Date");
+        }
+    }
+
+    #[test]
+    fn the_case_is_what_route_and_served_user_say() {
+        let settings = scene::settings(0, 1);
+        let own = "<sip:term@192.0.2.1:5060;lr>";
+        for (headers, case, own_routes, served) in [
+            (String::new(), Case::Unsaid, 0, "sip:bob@home.example"),
+            (format!("Route: {own}\r\n"), Case::Terminating, 1, "sip:bob@home.example"),
+            (format!("Route: {own}, {own}\r\nRoute: {own}\r\n"), Case::Terminating, 3, "sip:bob@home.example"),
+            ("Route: <sip:orig@pf.example;lr>\r\n".into(), Case::Originating, 1, "sip:bob@home.example"),
+            ("Route: <sip:scscf.example;lr>\r\n".into(), Case::Unsaid, 0, "sip:bob@home.example"),
+            ("P-Served-User: <sip:b@h>;sescase=term;regstate=unreg\r\n".into(), Case::Terminating, 0, "sip:b@h"),
+            ("P-Served-User: <sip:b@h>;regstate=reg\r\n".into(), Case::Unsaid, 0, "sip:bob@home.example"),
+            (format!("Route: {own}\r\nP-Served-User: <tel:+15550100>\r\n"), Case::Terminating, 1, "tel:+15550100"),
+            ("P-Served-User: <sip:a@h>;sescase=orig\r\n".into(), Case::Originating, 0, "sip:bob@home.example"),
+            ("Route: nothing\r\n".into(), Case::Unreadable, 0, "sip:bob@home.example"),
+        ] {
+            with(&headers, |message| {
+                let way = way(message, &settings);
+                assert_eq!((way.case, way.own_routes, way.served), (case, own_routes, served.as_bytes()), "{headers}");
+            });
+        }
+    }
+
+    #[test]
+    fn only_cases_of_the_appliance_are_taken_for_a_strict_routers_request_uri() {
+        let settings = scene::settings(0, 1);
+        for (uri, is_case) in [
+            ("sip:term@192.0.2.1:5060", true),
+            ("sip:192.0.2.1:5080", true),
+            ("sip:orig@pf.example", true),
+            ("sip:bob@pf.example", false),
+            ("sip:term@home.example", false),
+            ("sip:192.0.2.1:7", false),
+            ("tel:+15550100", false),
+        ] {
+            assert_eq!(is_own_case(&Uri::parse(uri.as_bytes()).unwrap(), &settings), is_case, "{uri}");
+        }
+    }
+
+    #[test]
+    fn a_sent_by_names_a_peer_by_address_or_by_name() {
+        let peer = scene::address([192, 0, 2, 8], 5090);
+        for (host, port, is_peer) in [
+            ("192.0.2.8", Some(5090), true),
+            ("192.0.2.8", Some(5070), false),
+            ("192.0.2.8", None, false),
+            ("ISF.example", Some(5090), true),
+            ("isf.example", None, true),
+            ("isf.example", Some(5070), false),
+            ("core.example", Some(5090), false),
+        ] {
+            assert_eq!(names_host(host.as_bytes(), port, "isf.example", peer), is_peer, "{host} {port:?}");
+        }
+    }
+
+    #[test]
+    fn anonymity_is_asked_for_by_privacy_or_by_the_from_of_nobody() {
+        for (headers, anonymous) in [
+            ("Privacy: id\r\n", true),
+            ("Privacy: critical; USER\r\n", true),
+            ("Privacy: header\r\n", true),
+            ("Privacy: none\r\n", false),
+            ("Privacy: session\r\n", false),
+            ("From: \"A\" <sip:anonymous@anonymous.invalid>;tag=1\r\n", true),
+            ("From: <sip:anonymous@anonymous.invalid.example>;tag=1\r\n", false),
+            ("", false),
+        ] {
+            assert_eq!(with(headers, is_anonymous), anonymous, "{headers}");
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! Message objects: what the message store and the conversation history keep of a request (SPEC §2.5).
 
+use super::facts::{PAGER_SERVICE, Service};
 use super::storage::{Direction, MessageObject, Outcome};
 use crate::base::id::{Aor, MessageId};
 use crate::base::time::UnixMillis;
@@ -15,8 +16,12 @@ pub struct Making<'a> {
     pub user: Aor,
     /// The originator's canonical address.
     pub originator: &'a str,
+    /// The header field that names the originator.
+    pub from: Name,
     /// The originator asked not to be shown.
     pub anonymous: bool,
+    /// The service that was recognised, for a request whose P-Asserted-Service does not say it.
+    pub service: Service,
     /// The message's own id, or one made for it.
     pub imdn_message_id: &'a str,
     /// What became of the message.
@@ -33,7 +38,7 @@ pub fn object(message: &Message<'_>, request: &Bytes, making: Making<'_>) -> Mes
     if making.anonymous {
         line(&mut head, "From", b"anonymous");
     } else {
-        copy(&mut head, "From", message.value(Name::PAssertedIdentity).unwrap_or(text(Name::From)));
+        copy(&mut head, "From", message.value(making.from).unwrap_or(text(Name::From)));
     }
     copy(&mut head, "To", text(Name::To));
     match message.value(Name::Date) {
@@ -51,9 +56,22 @@ pub fn object(message: &Message<'_>, request: &Bytes, making: Making<'_>) -> Mes
             copy(&mut head, label, value);
         }
     }
+    if message.value(Name::PAssertedService).is_none() {
+        let service = match &making.service {
+            Service::Cpm(text) => text.as_str(),
+            Service::Other | Service::Unnamed => PAGER_SERVICE,
+        };
+        line(&mut head, "P-Asserted-Service", service.as_bytes());
+    }
     line(&mut head, "IMDN-Message-ID", making.imdn_message_id.as_bytes());
     for field in message.fields(Name::AcceptContact) {
         copy(&mut head, "Accept-Contact", field.value.of(message.bytes));
+    }
+    // What an interworking function says of a message that was an SMS or MMS.
+    for label in ["Message-Correlator", "Message-Context"] {
+        if let Some(value) = message.extension(label) {
+            copy(&mut head, label, value);
+        }
     }
     line(&mut head, "Message-Direction", b"received");
     let lossy = |bytes: &[u8]| -> Box<str> { String::from_utf8_lossy(bytes).into() };
@@ -70,6 +88,7 @@ pub fn object(message: &Message<'_>, request: &Bytes, making: Making<'_>) -> Mes
         head: Bytes::from(head),
         content_type: lossy(text(Name::ContentType)),
         body: request.slice(message.scan.body.start as usize..message.scan.body.end as usize),
+        body_len: message.body().len() as u64,
     }
 }
 

@@ -3,7 +3,7 @@
 //! The decision is [`super::decide`]'s; this file carries it out. What cannot be done at once becomes a job.
 
 use super::content;
-use super::core::{Core, CoreTimer, Hop, RETRY_AFTER_LINE};
+use super::core::{Core, CoreTimer, Hop, OWN_REQUEST_MARK, RETRY_AFTER_LINE};
 use super::decide::{self, Case, Decision, Instances, PAGER, decide};
 use super::effect::{Effect, NextHop};
 use super::facts::{self, Originator, PAGER_SERVICE, Service, Way};
@@ -17,6 +17,7 @@ use super::transactions::{ClientId, OwnBranch, Owner, ServerId, Verdict, Waiting
 use crate::base::id::{Aor, MessageId};
 use crate::base::slots::SlotId;
 use crate::base::time::{Instant, Now, UnixMillis};
+use crate::cpim::imdn::Report;
 use crate::metrics::names::{Counter, Stage as TimedStage};
 use crate::sip::header::via::Via;
 use crate::sip::message::{Envelope, Message};
@@ -172,6 +173,28 @@ impl<D: Directory> Core<D> {
             self.respond(server, message, 416, "Unsupported URI Scheme", "", now);
             return;
         }
+        if facts::is_own_case(&request_uri, &self.settings)
+            && let Some(loose) = write::loosened(message)
+        {
+            // A strict router put our own Route into the Request-URI (RFC 3261 §16.4).
+            self.with_request(&Bytes::from(loose), |core, message| match message.check_request() {
+                Ok(envelope) => core.on_routed_message(server, message, &envelope, source, now),
+                Err(_) => core.respond(server, message, 400, "Bad Route", "", now),
+            });
+            return;
+        }
+        self.on_routed_message(server, message, envelope, source, now);
+    }
+
+    /// The same behind the Request-URI: whose request it is, and what becomes of it.
+    fn on_routed_message(
+        &mut self,
+        server: ServerId,
+        message: &Message<'_>,
+        envelope: &Envelope<'_>,
+        source: Source,
+        now: Now,
+    ) {
         if message.value(Name::MaxForwards).and_then(decimal) == Some(0) {
             self.metrics.count(Counter::RefusedLoop);
             self.respond(server, message, 483, "Too Many Hops", "", now);
@@ -222,6 +245,10 @@ impl<D: Directory> Core<D> {
             self.respond(server, message, 404, "Not Found", "", now);
             return;
         };
+        let mut validity = facts::validity(message, now.wall);
+        if validity.expired && is_own_delivery(message) {
+            validity = facts::validity_since_arrival(message, now.wall);
+        }
         let addresses: SmallVec<[&str; 3]> = originator.addresses.iter().map(|aor| aor.as_str()).collect();
         let case = Case {
             request: PolicyRequest {
@@ -235,7 +262,7 @@ impl<D: Directory> Core<D> {
             content_encoding: message.value(Name::ContentEncoding),
             body: message.body(),
             oversize: self.is_oversize(message, source.transport),
-            validity: facts::validity(message, now.wall),
+            validity,
             interworking_closed: self.settings.isf.is_none() || self.is_from_isf(message, source),
         };
         let settings = &self.settings;
@@ -279,8 +306,9 @@ impl<D: Directory> Core<D> {
                     Expired::TemporarilyUnavailable => (480, "Temporarily Unavailable"),
                 };
                 self.respond(server, message, status, reason, "", now);
-                if content.wants_failure_notice() {
-                    self.send_failure_notice(message, user, now);
+                // An error says it already.
+                if status < 300 && content.wants_failure_notice() {
+                    self.send_notice(Report::Failed, message, user, now);
                 }
             }
             Decision::Defer { age_max_seconds } => {
@@ -392,7 +420,9 @@ impl<D: Directory> Core<D> {
         Making {
             user: Aor::from_canonical(user),
             originator: originator.main(),
+            from: originator.field.unwrap_or(Name::From),
             anonymous: facts::is_anonymous(message),
+            service: facts::service(message, &self.settings.cpm_tags),
             imdn_message_id,
             outcome,
             at,
@@ -413,11 +443,12 @@ impl<D: Directory> Core<D> {
         let provider = i64::try_from(self.settings.deferred_age_max.as_secs()).unwrap_or(i64::MAX / 2000);
         let age = age_max_seconds.map_or(provider, |seconds| provider.min(i64::from(seconds)));
         let latest = now.plus_seconds(age);
-        let expires = facts::validity(message, now).until.map_or(latest, |until| until.min(latest));
+        let read = if is_own_delivery(message) { facts::validity_since_arrival } else { facts::validity };
+        let expires = read(message, now).until.map_or(latest, |until| until.min(latest));
         DeferredMessage {
             id: MessageId::default(),
             user,
-            originator: originator.main().into(),
+            originator: if facts::is_anonymous(message) { "anonymous" } else { originator.main() }.into(),
             accepted: now,
             expires,
             attempts: 0,
@@ -452,7 +483,9 @@ impl<D: Directory> Core<D> {
             });
             Some(core.deferred_message(message, request.clone(), user, &originator, content, age, now.wall))
         });
-        let Some(Some(deferred)) = deferred else { return false };
+        let Some(Some(mut deferred)) = deferred else { return false };
+        // It was tried: the history may have a record that waits for the end.
+        deferred.attempts = 1;
         if let Some(job) = self.jobs.get_mut(job) {
             job.stage = Stage::Deferring;
         }
@@ -793,6 +826,7 @@ impl<D: Directory> Core<D> {
                 if let Some((user, imdn_message_id)) = job.record {
                     core.set_outcome(user, imdn_message_id, Outcome::Deferred);
                 }
+                core.tell_stored(message, now);
                 // The user may have come while the message was on its way to the disk.
                 if let Some(user) = canonical(facts::way(message, &core.settings).served)
                     && core.is_reachable(user.as_str(), now)
@@ -800,18 +834,37 @@ impl<D: Directory> Core<D> {
                     core.announce_ready(user.to_aor(), now);
                 }
             }
-            Ok(Reply::Kept { .. }) if !deferring => core.respond(job.server, message, 200, "OK", "", now),
+            Ok(Reply::Kept { .. }) if !deferring => {
+                core.respond(job.server, message, 200, "OK", "", now);
+                core.tell_stored(message, now);
+            }
             Ok(reply) => {
                 debug_assert!(false, "the store answered {reply:?} to something else");
                 core.respond(job.server, message, 500, "Server Internal Error", "", now);
             }
-            Err(Fault::QuotaExceeded) => {
-                core.respond(job.server, message, 480, "Temporarily Unavailable", "", now);
-            }
-            Err(Fault::Busy | Fault::DiskFull | Fault::Broken) => {
-                core.respond(job.server, message, 503, "Service Unavailable", RETRY_AFTER_LINE, now);
+            Err(fault) => {
+                if let Some((user, imdn_message_id)) = job.record {
+                    core.set_outcome(user, imdn_message_id, Outcome::Failed);
+                }
+                match fault {
+                    Fault::QuotaExceeded => {
+                        core.respond(job.server, message, 480, "Temporarily Unavailable", "", now);
+                    }
+                    Fault::Busy | Fault::DiskFull | Fault::Broken => {
+                        core.respond(job.server, message, 503, "Service Unavailable", RETRY_AFTER_LINE, now);
+                    }
+                }
             }
         });
+    }
+
+    /// Tells a sender who asked how the message is processed that it is kept for later (SPEC §2.4, §2.8).
+    fn tell_stored(&mut self, message: &Message<'_>, now: Now) {
+        if self.content_facts(message).wants_stored_notice()
+            && let Some(user) = canonical(facts::way(message, &self.settings).served)
+        {
+            self.send_notice(Report::Stored, message, user.as_str(), now);
+        }
     }
 
     pub(super) fn is_reachable(&self, user: &str, now: Now) -> bool {
@@ -826,6 +879,13 @@ fn is_loop(reading: &Reading<'_, '_>) -> bool {
         .message
         .fields(Name::Via)
         .any(|field| OwnBranch::find_all(field.value.of(bytes)).any(|branch| branch.loop_mark == reading.loop_mark))
+}
+
+/// True for a deferred message that left here, when the core routes it through the user's services once more: its Date is
+/// the sender's, its Expires what was left when it left (SPEC §2.4).
+fn is_own_delivery(message: &Message<'_>) -> bool {
+    let is_ours = |branch: OwnBranch| branch.loop_mark == OWN_REQUEST_MARK;
+    message.fields(Name::Via).any(|field| OwnBranch::find_all(field.value.of(message.bytes)).any(is_ours))
 }
 
 fn counter_of(decision: &Decision) -> Counter {

@@ -3,8 +3,9 @@
 use super::devices::{Device, RegistrationChange};
 use super::facts::{is_cpm, is_icsi_ref};
 use crate::base::id::Aor;
-use crate::base::limits::DEVICE_COUNT_MAX;
+use crate::base::limits::{DEVICE_COUNT_MAX, MULTIPART_PART_COUNT_MAX};
 use crate::base::time::UnixMillis;
+use crate::cpim::mime::{Entity, MediaType, Parts};
 use crate::sip::header::address::Address;
 use crate::sip::header::list::{Param, elements};
 use crate::sip::message::{Message, delta_seconds};
@@ -187,44 +188,19 @@ fn embedded<'a>(message: &Message<'a>) -> Option<&'a [u8]> {
     if is_type(content_type, b"message/sip") {
         return Some(body);
     }
-    if !is_type(content_type, b"multipart/mixed") {
-        return None;
-    }
-    let boundary = crate::sip::header::list::param(content_type, "boundary")?.unquoted();
-    let mut delimiter = Vec::with_capacity(boundary.len() + 2);
-    delimiter.extend_from_slice(b"--");
-    delimiter.extend_from_slice(boundary);
-    let finder = memchr::memmem::Finder::new(&delimiter);
-    let marks: Vec<usize> = finder.find_iter(body).take(16).collect();
-    for pair in marks.windows(2) {
-        let part = &body[pair[0] + delimiter.len()..pair[1]];
-        let start = memchr::memchr(b'\n', part)? + 1;
-        let part = &part[start..];
-        let (head, content) = split_part(part)?;
-        let is_sip = head.split(|b| *b == b'\n').any(|line| {
-            memchr::memchr(b':', line).is_some_and(|colon| {
-                line[..colon].trim_ascii().eq_ignore_ascii_case(b"Content-Type")
-                    && is_type(&line[colon + 1..], b"message/sip")
-            })
-        });
-        if is_sip && first_word_is_register(content) {
-            return Some(content.strip_suffix(b"\r\n").or(content.strip_suffix(b"\n")).unwrap_or(content));
-        }
-    }
-    None
+    let media = MediaType::parse(content_type).filter(MediaType::is_multipart)?;
+    let parts = Parts::new(body, media.boundary()?).map_while(Result::ok).take(MULTIPART_PART_COUNT_MAX);
+    // Other parts, such as the service's own data and the 200 that the UE got, are passed over.
+    parts.filter_map(|part| Entity::parse(part).ok()).map(|part| (part.content_type(), part.content())).find_map(
+        |(content_type, content)| {
+            let is_sip = content_type.is_some_and(|value| is_type(value, b"message/sip"));
+            (is_sip && first_word_is_register(content)).then_some(content)
+        },
+    )
 }
 
 fn first_word_is_register(content: &[u8]) -> bool {
     content.trim_ascii_start().get(..9).is_some_and(|word| word.eq_ignore_ascii_case(b"REGISTER "))
-}
-
-fn split_part(part: &[u8]) -> Option<(&[u8], &[u8])> {
-    if let Some(rest) = part.strip_prefix(b"\r\n") {
-        return Some((&part[..0], rest));
-    }
-    let gap = memchr::memmem::find(part, b"\r\n\r\n").map(|at| (at, at + 4));
-    let (end, start) = gap.or_else(|| memchr::memmem::find(part, b"\n\n").map(|at| (at, at + 2)))?;
-    Some((&part[..end], &part[start..]))
 }
 
 /// True when a Content-Type is this media type, whatever its parameters.
@@ -273,6 +249,14 @@ mod tests {
             "--b\r\nContent-Type: application/3gpp-ims+xml\r\n\r\n<x/>\r\n--b\r\ncontent-type: message/sip\r\n\r\n{UE}\r\n--b--\r\n"
         );
         let change = read(&third_party("600000", "multipart/mixed;boundary=\"b\"", &body)).unwrap();
+        assert_eq!(change.devices[0].instance.as_deref(), Some("urn:uuid:1"));
+        // A boundary counts at the start of a line alone, and the UE's 200 may stand before its REGISTER.
+        let ue = UE.replace("Expires", "X-Trap: --b\r\nExpires");
+        let body = format!(
+            "--b\r\nContent-Type: message/sip\r\n\r\nSIP/2.0 200 OK\r\nContact: <sip:x@y>\r\n\r\n\r\n\
+             --b\nContent-Type: message/sip\n\n{ue}\r\n--b--\r\n"
+        );
+        let change = read(&third_party("600000", "multipart/mixed;boundary=b", &body)).unwrap();
         assert_eq!(change.devices[0].instance.as_deref(), Some("urn:uuid:1"));
     }
 

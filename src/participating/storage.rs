@@ -81,8 +81,10 @@ pub struct MessageObject {
     pub head: Bytes,
     /// The body's media type, parameters included.
     pub content_type: Box<str>,
-    /// The body, byte for byte.
+    /// The body, byte for byte; empty in a list.
     pub body: Bytes,
+    /// How long the body is, also where it is left out.
+    pub body_len: u64,
 }
 
 /// Which of the two object stores.
@@ -158,8 +160,7 @@ pub enum Command {
         /// What becomes of it.
         settlement: Settlement,
     },
-    /// Removes messages that expired before `now`. Answer: [`Reply::Queue`] with the removed ones whose senders
-    /// want a failure notice.
+    /// Removes messages that expired before `now`. Answer: [`Reply::Swept`].
     SweepExpired {
         /// The moment.
         now: UnixMillis,
@@ -173,7 +174,7 @@ pub enum Command {
         /// What.
         object: Box<MessageObject>,
     },
-    /// Updates what became of a history object. Answer: [`Reply::Done`].
+    /// Updates what became of a history object; one that is delivered stays so. Answer: [`Reply::Done`].
     SetOutcome {
         /// The user.
         user: Aor,
@@ -273,6 +274,13 @@ pub enum Reply {
     },
     /// Deferred messages, oldest first.
     Queue(Vec<DeferredMessage>),
+    /// Expired messages are gone.
+    Swept {
+        /// How many.
+        count: u64,
+        /// Those among them whose senders want a failure notice, or that were tried before.
+        told: Vec<DeferredMessage>,
+    },
     /// Message objects.
     Objects(Vec<MessageObject>),
     /// Row counts.

@@ -15,7 +15,7 @@ use crate::metrics::names::Counter;
 use crate::sip::header::via::Via;
 use crate::sip::message::{Envelope, Message};
 use crate::sip::transaction::{
-    Action, InviteServer, NonInviteClient, NonInviteServer, Reliability, Send as SendWhat, Tell,
+    Action, InviteServer, NonInviteClient, NonInviteServer, Reliability, Send as SendWhat, T1, Tell,
 };
 use crate::sip::transport::{ViaStamp, exceeds_datagram, response_address};
 use bytes::Bytes;
@@ -188,6 +188,8 @@ struct Client {
     destination: Destination,
     request: Bytes,
     started: Instant,
+    /// It has its final response and only absorbs repetitions.
+    answered: bool,
     /// When the wheel looks at the transaction next.
     armed: Option<Instant>,
 }
@@ -252,13 +254,18 @@ pub struct Transactions {
     servers: Slots<Server>,
     by_key: Index,
     by_merged: HashMap<u64, SlotId, std::hash::BuildHasherDefault<Ready>>,
-    completed: VecDeque<ServerId>,
+    /// Server transactions that linger after their final response, oldest first, each with the end of its linger. All
+    /// linger equally long, so a queue is their timer: they need no place on the wheel.
+    completed: VecDeque<(ServerId, Instant)>,
     clients: Slots<Client>,
-    /// Clients that only absorb repeated responses, oldest first.
-    absorbing: VecDeque<ClientId>,
+    /// The same of client transactions, which only absorb repeated responses.
+    absorbing: VecDeque<(ClientId, Instant)>,
     wheel: TimerWheel<Timed>,
     metrics: Arc<ShardMetrics>,
 }
+
+/// How long a completed server transaction lingers: Timers H and J. RFC 3261 §17.2.
+const LINGER: std::time::Duration = T1.saturating_mul(64);
 
 /// Bytes of a branch of ours: cookie, mark, shard, slot, nonce, loop mark.
 const BRANCH_LEN: usize = 9 + 4 + 8 + 16 + 8;
@@ -450,7 +457,7 @@ impl Transactions {
 
     /// Makes room by ending the oldest completed transaction before its linger is over.
     fn evict_completed(&mut self) -> bool {
-        while let Some(id) = self.completed.pop_front() {
+        while let Some((id, _)) = self.completed.pop_front() {
             if self.servers.get(id).is_some() {
                 self.remove_server(id);
                 self.metrics.count(Counter::TransactionEvicted);
@@ -462,7 +469,7 @@ impl Transactions {
 
     /// Makes room by ending the oldest client transaction that has its answer: repeats of it become stray responses.
     fn evict_absorbing(&mut self) -> bool {
-        while let Some(id) = self.absorbing.pop_front() {
+        while let Some((id, _)) = self.absorbing.pop_front() {
             if self.clients.remove(id).is_some() {
                 self.metrics.count(Counter::TransactionEvicted);
                 return true;
@@ -516,7 +523,8 @@ impl Transactions {
             && let Some(server) = self.servers.get_mut(id)
             && !std::mem::replace(&mut server.completed, true)
         {
-            self.completed.push_back(id);
+            // Timer J, or the longest that an INVITE's failure waits for its ACK (Timer H).
+            self.completed.push_back((id, now + LINGER));
         }
         self.arm(Timed::Server(id));
     }
@@ -549,7 +557,7 @@ impl Transactions {
         if let Some(hash) = server.merged {
             self.by_merged.remove(&hash);
         }
-        while self.completed.front().is_some_and(|front| self.servers.get(*front).is_none()) {
+        while self.completed.front().is_some_and(|(front, _)| self.servers.get(*front).is_none()) {
             self.completed.pop_front();
         }
     }
@@ -567,6 +575,7 @@ impl Transactions {
             destination,
             request: Bytes::new(),
             started: now,
+            answered: false,
             armed: None,
         })
     }
@@ -684,13 +693,16 @@ impl Transactions {
         if matches!(action.tell, Tell::Final) {
             // What is left of the transaction only absorbs repeated responses: the request is done.
             client.request = Bytes::new();
-            if !action.terminated {
-                self.absorbing.push_back(id);
+            if let Some((end, _)) = client.machine.as_ref().and_then(NonInviteClient::poll_timeout)
+                && !action.terminated
+            {
+                client.answered = true;
+                self.absorbing.push_back((id, end));
             }
         }
         if action.terminated {
             self.clients.remove(id);
-            while self.absorbing.front().is_some_and(|front| self.clients.get(*front).is_none()) {
+            while self.absorbing.front().is_some_and(|(front, _)| self.clients.get(*front).is_none()) {
                 self.absorbing.pop_front();
             }
         }
@@ -700,6 +712,9 @@ impl Transactions {
     /// Sees to it that the wheel looks at a transaction by its next deadline. An earlier look that is already due to
     /// happen is enough: it re-arms.
     fn arm(&mut self, timed: Timed) {
+        if self.lingers(timed) {
+            return;
+        }
         let Some(deadline) = self.deadline(timed) else { return };
         let armed = match timed {
             Timed::Server(id) => self.servers.get_mut(id).map(|server| &mut server.armed),
@@ -710,6 +725,28 @@ impl Transactions {
             *armed = Some(deadline);
             self.wheel.insert(deadline, timed);
         }
+    }
+
+    /// True for a transaction whose last timer is its place in a queue.
+    fn lingers(&self, timed: Timed) -> bool {
+        match timed {
+            Timed::Server(id) => self
+                .servers
+                .get(id)
+                .is_some_and(|server| server.completed && matches!(server.machine, ServerMachine::NonInvite(_))),
+            Timed::Client(id) => self.clients.get(id).is_some_and(|client| client.answered),
+        }
+    }
+
+    /// The transaction whose linger ends next, when it is over.
+    fn pop_lingered(&mut self, now: Instant) -> Option<Timed> {
+        if self.completed.front().is_some_and(|(_, end)| *end <= now) {
+            return self.completed.pop_front().map(|(id, _)| Timed::Server(id));
+        }
+        if self.absorbing.front().is_some_and(|(_, end)| *end <= now) {
+            return self.absorbing.pop_front().map(|(id, _)| Timed::Client(id));
+        }
+        None
     }
 
     fn disarm(&mut self, timed: Timed) {
@@ -732,12 +769,14 @@ impl Transactions {
 
     /// When the next timer may be due.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.wheel.next_deadline()
+        let completed = self.completed.front().map(|(_, end)| *end);
+        let absorbing = self.absorbing.front().map(|(_, end)| *end);
+        [self.wheel.next_deadline(), completed, absorbing].into_iter().flatten().min()
     }
 
     /// Fires one due timer; true while there may be more. What the core has to know is put into `news`.
     pub fn handle_timeout(&mut self, now: Instant, out: &mut VecDeque<Effect>, news: &mut Option<News>) -> bool {
-        let Some(timed) = self.wheel.pop_due(now) else { return false };
+        let Some(timed) = self.pop_lingered(now).or_else(|| self.wheel.pop_due(now)) else { return false };
         self.disarm(timed);
         // Entries are never taken off the wheel: one that came too early, because its machine moved on, is put back.
         match self.deadline(timed) {

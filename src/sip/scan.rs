@@ -72,18 +72,18 @@ names! {
     MinExpires = "Min-Expires";
 }
 
-/// Buckets of names by length, so that one comparison or two decide.
-const BY_LENGTH: [[Name; 8]; 26] = {
-    let mut table = [[Name::Other; 8]; 26];
+/// Buckets of names by length, each with its first letter in lower case, so that one comparison or two decide.
+static BY_LENGTH: [[(u8, Name); 8]; 26] = {
+    let mut table = [[(0, Name::Other); 8]; 26];
     let mut index = 0;
     while index < Name::FULL.len() {
         let (name, text) = Name::FULL[index];
         let bucket = &mut table[text.len()];
         let mut place = 0;
-        while !matches!(bucket[place], Name::Other) {
+        while !matches!(bucket[place].1, Name::Other) {
             place += 1;
         }
-        bucket[place] = name;
+        bucket[place] = (text.as_bytes()[0] | 0x20, name);
         index += 1;
     }
     table
@@ -96,11 +96,10 @@ impl Name {
             return Self::of_compact(*byte);
         }
         let Some(bucket) = BY_LENGTH.get(text.len()) else { return Self::Other };
-        for name in bucket {
-            if *name == Self::Other {
-                break;
-            }
-            if name.as_str().as_bytes().eq_ignore_ascii_case(text) {
+        // The first letter tells most names of one length apart.
+        let first = text.first().map_or(0, |byte| byte | 0x20);
+        for (letter, name) in bucket {
+            if *letter == first && name.as_str().as_bytes().eq_ignore_ascii_case(text) {
                 return *name;
             }
         }

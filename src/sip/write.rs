@@ -2,12 +2,14 @@
 //!
 //! Nothing is re-serialised that need not change: whole runs of header lines are copied in one piece.
 
-use super::header::list::{find_outside, params, split_first, trim};
+use super::header::address::Address;
+use super::header::list::{elements, find_outside, params, split_first, trim};
 use super::header::via::Via;
 use super::message::Message;
 use super::scan::{Name, Start};
 use super::transport::ViaStamp;
 use std::io::Write;
+use std::net::IpAddr;
 
 /// How a request changes on its way through a proxy.
 ///
@@ -81,7 +83,7 @@ pub fn forward_request(out: &mut Vec<u8>, message: &Message<'_>, edit: &Forward<
             Name::MaxForwards => {
                 hops_seen = true;
                 copier.flush(out);
-                let _ = write!(out, "Max-Forwards: {}\r\n", edit.max_forwards);
+                number_line(out, "Max-Forwards: ", u64::from(edit.max_forwards));
             }
             Name::Route if routes_left > 0 => {
                 copier.flush(out);
@@ -105,7 +107,7 @@ pub fn forward_request(out: &mut Vec<u8>, message: &Message<'_>, edit: &Forward<
     }
     copier.flush(out);
     if !hops_seen {
-        let _ = write!(out, "Max-Forwards: {}\r\n", edit.max_forwards);
+        number_line(out, "Max-Forwards: ", u64::from(edit.max_forwards));
     }
     if let Some(route) = edit.append_route {
         line(out, "Route", route);
@@ -123,10 +125,12 @@ pub fn forward_response(out: &mut Vec<u8>, message: &Message<'_>, status: Option
     out.reserve(bytes.len() + 64);
     match status {
         Some((code, phrase)) => {
-            let _ = write!(out, "SIP/2.0 {code} {phrase}\r\n");
+            status_line(out, code, phrase);
         }
         None => {
-            let _ = write!(out, "SIP/2.0 {received} ");
+            out.extend_from_slice(b"SIP/2.0 ");
+            push_decimal(out, u64::from(received));
+            out.push(b' ');
             out.extend_from_slice(reason.of(bytes));
             out.extend_from_slice(b"\r\n");
         }
@@ -170,7 +174,7 @@ pub struct Response<'a> {
 /// RFC 3261 §8.2.6.
 pub fn response(out: &mut Vec<u8>, request: &Message<'_>, response: &Response<'_>) {
     let bytes = request.bytes;
-    let _ = write!(out, "SIP/2.0 {} {}\r\n", response.status, response.reason);
+    status_line(out, response.status, response.reason);
     let mut stamped = false;
     for field in request.scan.all(Name::Via) {
         let value = field.value.of(bytes);
@@ -221,6 +225,34 @@ pub fn without_top_via(request: &[u8]) -> Vec<u8> {
     [&request[..start], &request[via..]].concat()
 }
 
+/// A request that came from a strict router, as a loose one would have sent it: its Request-URI becomes the first Route
+/// value, and the last Route value becomes the Request-URI. `None` without a Route.
+///
+/// RFC 3261 §16.4.
+pub fn loosened(message: &Message<'_>) -> Option<Vec<u8>> {
+    let (bytes, Start::Request { method, uri }) = (message.bytes, message.scan.start) else { return None };
+    let last = message.scan.all(Name::Route).last()?;
+    let value = last.value.of(bytes);
+    let target = elements(value).last()?;
+    let request_uri = Address::parse(target)?.uri;
+    let before = target.as_ptr() as usize - value.as_ptr() as usize;
+    let first = message.scan.fields.first()?;
+    let mut out = Vec::with_capacity(bytes.len() + 16);
+    out.extend_from_slice(method.of(bytes));
+    out.push(b' ');
+    out.extend_from_slice(request_uri);
+    out.extend_from_slice(b" SIP/2.0\r\nRoute: <");
+    out.extend_from_slice(uri.of(bytes));
+    out.extend_from_slice(b">\r\n");
+    out.extend_from_slice(&bytes[first.line.start as usize..last.line.start as usize]);
+    let kept = trim(&value[..before]);
+    if let Some(kept) = kept.strip_suffix(b",") {
+        line(&mut out, "Route", trim(kept));
+    }
+    out.extend_from_slice(&bytes[last.line.end as usize..]);
+    Some(out)
+}
+
 /// Writes one header line.
 ///
 /// RFC 3261 §7.3.
@@ -258,17 +290,60 @@ fn write_stamped(out: &mut Vec<u8>, via: &Via<'_>, stamp: ViaStamp) {
 
 fn write_stamp(out: &mut Vec<u8>, stamp: ViaStamp) {
     if let Some(received) = stamp.received {
-        let _ = write!(out, ";received={received}");
+        out.extend_from_slice(b";received=");
+        match received {
+            IpAddr::V4(ip) => {
+                for (index, octet) in ip.octets().into_iter().enumerate() {
+                    if index > 0 {
+                        out.push(b'.');
+                    }
+                    push_decimal(out, u64::from(octet));
+                }
+            }
+            IpAddr::V6(ip) => {
+                let _ = write!(out, "{ip}");
+            }
+        }
     }
     if let Some(rport) = stamp.rport {
-        let _ = write!(out, ";rport={rport}");
+        out.extend_from_slice(b";rport=");
+        push_decimal(out, u64::from(rport));
     }
+}
+
+fn status_line(out: &mut Vec<u8>, status: u16, reason: &str) {
+    out.extend_from_slice(b"SIP/2.0 ");
+    push_decimal(out, u64::from(status));
+    out.push(b' ');
+    out.extend_from_slice(reason.as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
+fn number_line(out: &mut Vec<u8>, label: &str, number: u64) {
+    out.extend_from_slice(label.as_bytes());
+    push_decimal(out, number);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Writes a number without the formatting machinery, which costs more than the rest of a line.
+fn push_decimal(out: &mut Vec<u8>, mut number: u64) {
+    let mut digits = [0u8; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
 }
 
 /// The empty line and the body; on a message without Content-Length, that too (RFC 3261 §18.3 wants it on streams).
 fn finish(out: &mut Vec<u8>, message: &Message<'_>) {
     if !message.scan.has_content_length() {
-        let _ = write!(out, "Content-Length: {}\r\n", message.body().len());
+        number_line(out, "Content-Length: ", message.body().len() as u64);
     }
     out.extend_from_slice(b"\r\n");
     out.extend_from_slice(message.body());
@@ -359,6 +434,28 @@ mod tests {
         assert!(!text.contains("CSeq"), "{text}");
         assert!(!text.contains("scscf") && text.contains("Route: <sip:y;lr>\r\n"), "{text}");
         assert!(text.contains("Content-Length: 2\r\nAccept-Contact: *\r\n\r\nhi"), "{text}");
+    }
+
+    #[test]
+    fn a_strictly_routed_request_becomes_a_loosely_routed_one() {
+        let text = |start: &str, routes: &str| {
+            format!("MESSAGE {start} SIP/2.0\r\n{routes}Via: v\r\nX: \t folded\r\n  value\r\n\r\nbody")
+        };
+        let loosened = |request: &str| {
+            let mut scan = Scan::default();
+            scan.scan(request.as_bytes()).unwrap();
+            super::loosened(&Message { bytes: request.as_bytes(), scan: &scan })
+                .map(|bytes| String::from_utf8(bytes).unwrap())
+        };
+        for routes in [
+            "Route: <sip:x;lr>, <sip:y;lr> , \"B, o\" <sip:bob@h;p>;q\r\n",
+            "Route: <sip:x;lr>, <sip:y;lr>\r\nRoute: <sip:bob@h;p>\r\n",
+        ] {
+            let expected = text("sip:bob@h;p", "Route: <sip:pf;lr>\r\nRoute: <sip:x;lr>, <sip:y;lr>\r\n");
+            assert_eq!(loosened(&text("sip:pf;lr", routes)).as_deref(), Some(expected.as_str()));
+        }
+        assert_eq!(loosened(&text("sip:pf", "")), None);
+        assert_eq!(loosened(&text("sip:pf", "Route: nothing\r\n")), None);
     }
 
     #[test]

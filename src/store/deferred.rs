@@ -76,27 +76,29 @@ impl Engine {
         Ok(Reply::Done)
     }
 
-    /// Removes messages whose time is over, the longest expired first; gives back those whose senders want to know.
+    /// Removes messages whose time is over, the longest expired first; gives back those whose end somebody asks about:
+    /// the sender, or the history of one that was tried before.
     pub(super) fn sweep_expired(&mut self, now: UnixMillis, limit: u16) -> Result<Reply, Failure> {
         // The request is not read, which is most of the work, for those nobody will be told about.
         let mut statement = self.connection.prepare_cached(
             "SELECT id, user, originator, accepted, expires, attempts, not_before, failure_notice,
-                    CASE WHEN failure_notice THEN request ELSE x'' END
+                    CASE WHEN failure_notice OR attempts > 0 THEN request ELSE x'' END
              FROM deferred WHERE expires <= ?1 ORDER BY expires, id LIMIT ?2",
         )?;
         let expired: Vec<DeferredMessage> = statement.query_map((now.0, limit), message)?.collect::<Result<_, _>>()?;
         drop(statement);
-        let mut noticed = Vec::new();
+        let count = expired.len() as u64;
+        let mut told = Vec::new();
         for message in expired {
             let rows =
                 self.connection.prepare_cached("DELETE FROM deferred WHERE id = ?1")?.execute([message.id.0 as i64])?;
             assert_eq!(rows, 1, "what was just read is there");
             self.ledger.removed(&message.user, message.id);
-            if message.wants_failure_notice {
-                noticed.push(message);
+            if message.wants_failure_notice || message.attempts > 0 {
+                told.push(message);
             }
         }
-        Ok(Reply::Queue(noticed))
+        Ok(Reply::Swept { count, told })
     }
 }
 
@@ -212,19 +214,20 @@ mod tests {
             .map(|n| {
                 let Command::Defer { mut message, quota } = deferral("bob", n) else { unreachable!() };
                 message.expires = UnixMillis(1_000 - n as i64);
-                message.wants_failure_notice = n % 2 == 0;
+                message.wants_failure_notice = n % 2 == 0 && n != 4;
+                message.attempts = u32::from(n == 4);
                 Command::Defer { message, quota }
             })
             .collect();
         rig.engine.commit(&commands);
-        let mut sweep = |now, limit| {
-            let swept = queue(&mut rig.engine, Command::SweepExpired { now: UnixMillis(now), limit });
-            swept.into_iter().map(fixture::sequence).collect::<Vec<_>>()
+        let mut sweep = |now, limit| match one(&mut rig.engine, Command::SweepExpired { now: UnixMillis(now), limit }) {
+            Ok(Reply::Swept { count, told }) => (count, told.into_iter().map(fixture::sequence).collect::<Vec<_>>()),
+            other => panic!("a sweep is answered with what it swept, not {other:?}"),
         };
-        assert_eq!(sweep(990, 100), [0u64; 0], "nothing has expired");
-        assert_eq!(sweep(993, 2), [8], "the longest expired first, no more than asked for");
-        assert_eq!(sweep(993, 100), [0u64; 0], "9, 8 and 7 are gone, nobody asks about 7");
-        assert_eq!(sweep(1_000, 100), [6, 4, 2, 0]);
+        assert_eq!(sweep(990, 100), (0, vec![]), "nothing has expired");
+        assert_eq!(sweep(993, 2), (2, vec![8]), "the longest expired first, no more than asked for");
+        assert_eq!(sweep(993, 100), (1, vec![]), "9, 8 and 7 are gone, nobody asks about 7");
+        assert_eq!(sweep(1_000, 100), (7, vec![6, 4, 2, 0]));
         assert_eq!(one(&mut rig.engine, Command::Levels), Ok(Reply::Levels(Levels::default())));
         assert_eq!(queue(&mut rig.engine, peek("bob", 9)), []);
     }

@@ -106,6 +106,7 @@ pub(super) fn object(user: &str, imdn_message_id: &str, body: &[u8]) -> Box<Mess
         head: Bytes::from_static(b"From: <sip:alice@away.example>\r\n"),
         content_type: "text/plain;charset=UTF-8".into(),
         body: Bytes::copy_from_slice(body),
+        body_len: body.len() as u64,
     })
 }
 

@@ -72,7 +72,8 @@ impl Engine {
         Ok(Reply::Kept { id, created: true })
     }
 
-    /// Notes what became of a message in the history. One that is not there is no fault: not everybody records.
+    /// Notes what became of a message in the history. One that is not there is no fault: not everybody records. What a
+    /// device has taken stays delivered, whatever becomes of the same message sent again.
     pub(super) fn set_outcome(
         &mut self,
         user: &Aor,
@@ -82,7 +83,8 @@ impl Engine {
     ) -> Result<Reply, Failure> {
         self.connection
             .prepare_cached(
-                "UPDATE history SET outcome = ?4 WHERE user = ?1 AND imdn_message_id = ?2 AND direction = ?3",
+                "UPDATE history SET outcome = ?4
+                 WHERE user = ?1 AND imdn_message_id = ?2 AND direction = ?3 AND outcome <> 'delivered'",
             )?
             .execute((user.as_str(), imdn_message_id, direction_text(direction), outcome_text(outcome)))?;
         Ok(Reply::Done)
@@ -97,7 +99,7 @@ impl Engine {
             .prepare_cached(on_shelf!(
                 shelf,
                 "SELECT id, user, peer, imdn_message_id, conversation_id, contribution_id, direction, outcome, at,
-                 content_type, head, x'' FROM ",
+                 content_type, head, x'', size FROM ",
                 " WHERE id IN (SELECT id FROM ",
                 " WHERE user = ?1 ORDER BY id DESC LIMIT ?2) ORDER BY id DESC"
             ))?
@@ -113,10 +115,10 @@ impl Engine {
             .prepare_cached(on_shelf!(
                 shelf,
                 "SELECT id, user, peer, imdn_message_id, conversation_id, contribution_id, direction, outcome, at,
-                 content_type, head, body, cuts FROM ",
+                 content_type, head, body, size, cuts FROM ",
                 " WHERE user = ?1 AND id = ?2"
             ))?
-            .query_row((user.as_str(), id.0 as i64), |row| Ok((object(row)?, row.get::<_, Option<String>>(12)?)))
+            .query_row((user.as_str(), id.0 as i64), |row| Ok((object(row)?, row.get::<_, Option<String>>(13)?)))
             .optional()?;
         let Some((mut object, cuts)) = found else { return Ok(Reply::Objects(Vec::new())) };
         if let Some(cuts) = cuts {
@@ -186,6 +188,7 @@ fn object(row: &Row<'_>) -> rusqlite::Result<MessageObject> {
         content_type: row.get(9)?,
         head: Bytes::copy_from_slice(row.get_ref(10)?.as_blob()?),
         body: Bytes::copy_from_slice(row.get_ref(11)?.as_blob()?),
+        body_len: u64::try_from(row.get::<_, i64>(12)?).unwrap_or(0),
     })
 }
 
@@ -255,7 +258,7 @@ mod tests {
         let mut rig = fixture::rig();
         let received = object("bob", "m1", b"hello");
         let sent = MessageObject { direction: Direction::Sent, ..(*received).clone() };
-        let again = MessageObject { body: Bytes::from_static(b"other"), ..(*received).clone() };
+        let again = MessageObject { body: Bytes::from_static(b"others"), body_len: 6, ..(*received).clone() };
         let answers = rig.engine.commit(&[
             keep(Shelf::History, &received),
             keep(Shelf::History, &again),
@@ -295,7 +298,7 @@ mod tests {
         let list = objects(&mut rig, Command::ListObjects { shelf: Shelf::History, user: aor("bob"), limit: 3 });
         let names: Vec<_> = list.iter().map(|object| &*object.imdn_message_id).collect();
         assert_eq!(names, ["m4", "m3", "m2"]);
-        assert!(list.iter().all(|object| object.body.is_empty() && !object.head.is_empty()));
+        assert!(list.iter().all(|object| object.body.is_empty() && object.body_len == 5 && !object.head.is_empty()));
     }
 
     #[test]
@@ -311,7 +314,7 @@ mod tests {
         };
         let mut outcomes = Vec::new();
         use Outcome::{Deferred, Delivered, Failed, Interworked, Pending, Stored};
-        for outcome in [Pending, Delivered, Failed, Deferred, Interworked, Stored] {
+        for outcome in [Pending, Failed, Deferred, Interworked, Stored, Delivered] {
             let answers = rig.engine.commit(&[
                 keep(Shelf::History, &received),
                 keep(Shelf::History, &sent),
@@ -325,6 +328,9 @@ mod tests {
             }
             assert_eq!(std::mem::take(&mut outcomes), [outcome, Pending, Pending]);
         }
+        let answers = rig.engine.commit(&[set("m1", Failed), keep(Shelf::History, &received)]);
+        let id = kept(&answers[1]).0;
+        assert_eq!(read(&mut rig, Shelf::History, id)[0].outcome, Delivered, "a device has it, whatever comes later");
     }
 
     #[test]

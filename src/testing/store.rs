@@ -2,7 +2,7 @@
 
 use crate::base::id::{Aor, MessageId};
 use crate::participating::storage::{
-    Answer, Command, DeferredMessage, Document, Fault, Levels, MessageObject, Quota, Reply, Settlement, Shelf,
+    Answer, Command, DeferredMessage, Document, Fault, Levels, MessageObject, Outcome, Quota, Reply, Settlement, Shelf,
 };
 use std::collections::BTreeMap;
 
@@ -43,13 +43,18 @@ impl ModelStore {
                     .map(|message| message.id)
                     .take(usize::from(limit))
                     .collect();
+                let count = expired.len() as u64;
                 let removed = expired.iter().filter_map(|id| self.deferred.remove(id));
-                Ok(Reply::Queue(removed.filter(|message| message.wants_failure_notice).collect()))
+                let told = |message: &DeferredMessage| message.wants_failure_notice || message.attempts > 0;
+                Ok(Reply::Swept { count, told: removed.filter(told).collect() })
             }
             Command::Keep { shelf, object } => Ok(self.keep(shelf, *object)),
             Command::SetOutcome { user, imdn_message_id, direction, outcome } => {
                 for object in &mut self.history {
-                    if object.user == user && object.imdn_message_id == imdn_message_id && object.direction == direction
+                    if object.user == user
+                        && object.imdn_message_id == imdn_message_id
+                        && object.direction == direction
+                        && object.outcome != Outcome::Delivered
                     {
                         object.outcome = outcome;
                     }

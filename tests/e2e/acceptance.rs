@@ -3,7 +3,7 @@
 use crate::support::documents::*;
 use crate::support::endpoint::{Endpoint, Transport};
 use crate::support::eventually;
-use crate::support::message::{Received, token, unique};
+use crate::support::message::{Received, Request, token, unique};
 use crate::support::world::*;
 use std::time::SystemTime;
 
@@ -192,6 +192,41 @@ fn a13_the_answer_to_a_body_over_the_limit_can_be_413_or_403() {
 }
 
 #[test]
+fn a13_without_a_body_limit_a_request_over_udp_is_limited_by_the_path() {
+    for (setting, status) in [("415", 415), ("413", 413), ("\"403-133\"", 403)] {
+        for (variant, len, fits) in [(VARIANTS[1], 2_000, 100), (VARIANTS[3], 9_000, 2_000)] {
+            let mut world = World::with(variant, |config| config.unset("sip.path_mtu").set("policy.oversize", setting));
+            world.register(BOB, &[Device::new()]);
+            let request = |len: usize| pager_bare(ALICE, BOB).body("text/plain", "x".repeat(len));
+            let response = world.exchange(&request(len));
+            assert_eq!(response.status(), Some(status), "{response:?}");
+            assert_generated(&response);
+            match status {
+                403 => assert_warning(&response, "133 Size Exceeded"),
+                415 => assert!(response.values("Accept").contains(&"message/cpim".to_owned()), "{response:?}"),
+                _ => {}
+            }
+            world.assert_delivered(&request(fits));
+        }
+    }
+}
+
+#[test]
+fn a10_a_content_encoding_gets_415_with_the_encodings_that_are_taken() {
+    in_all_variants(|variant| {
+        let mut world = World::new(variant);
+        world.register(BOB, &[Device::new()]);
+        let response = world.assert_refused(&pager(ALICE, BOB).header("Content-Encoding", "gzip"), 415);
+        assert_eq!(response.values("Accept-Encoding"), ["identity"]);
+        let accept = response.values("Accept");
+        for media_type in ["message/cpim", "text/plain", "message/imdn+xml"] {
+            assert!(accept.iter().any(|value| value == media_type), "{media_type} in {accept:?}");
+        }
+        world.assert_delivered(&pager(ALICE, BOB).header("Content-Encoding", "identity"));
+    });
+}
+
+#[test]
 fn a14_a_message_that_has_not_expired_is_forwarded() {
     in_all_variants(|variant| {
         let mut world = World::new(variant);
@@ -250,6 +285,23 @@ fn a17_a_message_for_an_unregistered_user_is_deferred() {
 }
 
 #[test]
+fn a17_the_queue_does_not_name_a_sender_who_asked_for_anonymity() {
+    let mut world = World::udp();
+    world.know(BOB);
+    world.assert_refused(&pager(ALICE, BOB).header("Privacy", "id"), 202);
+    assert_eq!(world.appliance.admin(BOB, "/deferred")[0]["originator"], "anonymous");
+}
+
+#[test]
+fn a17_the_providers_default_decides_for_a_user_without_preferences() {
+    for (handling, status) in [("reject", 403), ("store", 200), ("defer", 202)] {
+        let mut world = World::with(VARIANTS[0], |config| config.set("preferences.default", &format!("{handling:?}")));
+        world.know(BOB);
+        world.assert_refused(&pager(ALICE, BOB), status);
+    }
+}
+
+#[test]
 fn a17_deferring_is_the_default_for_a_known_user_without_preferences() {
     let mut world = World::udp();
     world.know(BOB);
@@ -284,6 +336,68 @@ fn a18_a_message_for_an_unregistered_user_who_prefers_the_message_store_is_store
         assert!(head.contains("\r\nimdn-message-id: "), "{head}");
         assert!(head.contains("\r\nconversation-id: "), "{head}");
     });
+}
+
+#[test]
+fn a18_an_object_has_the_header_lines_of_the_store() {
+    let mut world = World::udp();
+    world.appliance.put_preferences(BOB, &Preferences::handling("store").document());
+    let mut stored_head = |request: &Request| {
+        world.assert_refused(request, 200);
+        let newest = world.appliance.admin(BOB, "/messages")[0].clone();
+        assert_eq!(newest["size"].as_u64(), Some(request.body.len() as u64), "{newest}");
+        let path = format!("/admin/users/{BOB}/messages/{}", newest["id"]);
+        let text = world.appliance.http("GET", &path, &[], b"").text();
+        (text.split("\r\n\r\n").next().unwrap_or_default().to_owned() + "\r\n", newest["peer"].clone())
+    };
+    let has = |head: &str, line: &str| assert!(head.contains(&format!("{line}\r\n")), "{line} in\n{head}");
+
+    let request = pager(ALICE, BOB)
+        .header("Subject", "Lunch")
+        .header("InReplyTo-Contribution-ID", "earlier")
+        .header("Accept-Contact", "*;+g.oma.sip-cpm");
+    let (head, _) = stored_head(&request);
+    for name in [
+        "To",
+        "Date",
+        "Subject",
+        "P-Asserted-Service",
+        "Conversation-ID",
+        "Contribution-ID",
+        "InReplyTo-Contribution-ID",
+    ] {
+        has(&head, &format!("{name}: {}", request.value(name).expect(name)));
+    }
+    has(&head, &format!("From: <{ALICE}>"));
+    has(&head, &format!("Accept-Contact: {ACCEPT_CONTACT}"));
+    has(&head, "Accept-Contact: *;+g.oma.sip-cpm");
+    has(&head, "Message-Direction: received");
+    has(&head, "Content-Type: message/cpim");
+    assert!(!head.contains("Message-Context"), "{head}");
+
+    // The service is known from Accept-Contact alone, a Date and an id are made.
+    let request = pager_bare(ALICE, BOB).without("P-Asserted-Service").without("Date").body("text/plain", BODY_MARK);
+    let (head, _) = stored_head(&request);
+    has(&head, &format!("P-Asserted-Service: {ICSI_PAGER}"));
+    assert!(head.contains("\r\nDate: ") && head.contains("\r\nIMDN-Message-ID: "), "{head}");
+
+    let (head, peer) = stored_head(&pager(ALICE, BOB).header("Privacy", "id"));
+    has(&head, "From: anonymous");
+    assert!(peer == "anonymous" && !head.contains("alice"), "{head}");
+
+    // From an interworking function: what the message was.
+    let legacy = pager(ALICE, BOB).header("Message-Context", "pager-message").header("Message-Correlator", "m1");
+    let (head, _) = stored_head(&legacy);
+    has(&head, "Message-Context: pager-message");
+    has(&head, "Message-Correlator: m1");
+
+    // From a controlling function: whom it speaks for (G-3).
+    let group = pager("sip:focus@home.example", BOB)
+        .replace("P-Asserted-Service", &format!("{ICSI_PAGER}.group"))
+        .header("Referred-By", &format!("\"Alice\" <{ALICE}>"));
+    let (head, peer) = stored_head(&group);
+    has(&head, &format!("From: \"Alice\" <{ALICE}>"));
+    assert_eq!(peer, ALICE);
 }
 
 #[test]
@@ -324,6 +438,70 @@ fn a19_a_message_for_an_unregistered_user_who_prefers_interworking_goes_to_the_i
         assert_eq!(response.status(), Some(202));
         world.assert_nothing_forwarded();
     });
+}
+
+#[test]
+fn a16_to_a20_every_preference_holds_for_everybody_who_cannot_be_reached() {
+    let mut isf = Endpoint::new();
+    let isf_uri = isf.uri(Transport::Udp);
+    let mut world = World::with(VARIANTS[1], |config| config.set("sip.isf", &format!("{isf_uri:?}")));
+    for (handling, status) in [("reject", 403), ("defer", 202), ("store", 200), ("interwork", 299)] {
+        for reason in ["unregistered", "not available", "registered without CPM", "ended"] {
+            let user = format!("sip:{handling}-{}@home.example", reason.replace(' ', "-"));
+            let mut preferences = Preferences { recording: "active", ..Preferences::handling(handling) };
+            match reason {
+                "not available" => {
+                    preferences.availability = "not-available";
+                    world.register(&user, &[Device::new()]);
+                }
+                "registered without CPM" => world.register(&user, &[Device::new().without_cpm()]),
+                "ended" => {
+                    world.register(&user, &[Device::new()]);
+                    world.deregister(&user);
+                }
+                _ => {}
+            }
+            world.appliance.put_preferences(&user, &preferences.document());
+            let sent = world.send(&pager(ALICE, &user));
+            if handling == "interwork" {
+                let handed_over = isf.request("MESSAGE");
+                isf.answer(&handed_over, status);
+            }
+            let response = world.alice.response(&sent);
+            assert_eq!(response.status(), Some(status), "{handling}, {reason}: {response:?}");
+            if status == 403 {
+                assert_warning(&response, "122 Function not allowed");
+            }
+            let count = |resource| world.appliance.admin_count(&user, resource);
+            assert_eq!(count("/deferred"), usize::from(handling == "defer"), "{handling}, {reason}");
+            assert_eq!(count("/messages"), usize::from(handling == "store"), "{handling}, {reason}");
+            assert_eq!(count("/history"), 0, "step 4a ends the procedure before step 5: {handling}, {reason}");
+        }
+    }
+    world.assert_nothing_forwarded();
+}
+
+#[test]
+fn a16_to_a20_the_active_profile_decides_by_kind_of_message() {
+    let mut world = World::udp();
+    let document = |active: &str| {
+        format!(
+            "<cpm-preferences xmlns=\"urn:cpm-pf:xml:user-preferences:1.0\"{active}>\
+             <profile id=\"day\"><when-unavailable><handling media=\"large-message\">reject</handling>\
+             <handling>store</handling></when-unavailable></profile>\
+             <profile id=\"night\"><availability>not-available</availability><when-unavailable>\
+             <handling media=\"pager-mode-message\">reject</handling><handling>store</handling></when-unavailable>\
+             </profile></cpm-preferences>"
+        )
+    };
+    for (active, status) in
+        [("", 200), (" active=\"day\"", 200), (" active=\"night\"", 403), (" active=\"nobody's\"", 200)]
+    {
+        world.appliance.put_preferences(BOB, &document(active));
+        let response = world.exchange(&pager(ALICE, BOB));
+        assert_eq!(response.status(), Some(status), "{active}: {response:?}");
+    }
+    world.assert_nothing_forwarded();
 }
 
 #[test]
@@ -426,6 +604,29 @@ fn a22_a_deferred_message_is_recorded_when_it_is_delivered() {
         (list[0]["outcome"] == "delivered").then(|| list[0]["outcome"].clone())
     });
     assert_eq!(outcome, "delivered");
+}
+
+#[test]
+fn a22_the_same_message_sent_again_is_recorded_once_and_stays_delivered() {
+    let mut world = World::new(VARIANTS[1]);
+    world.register(BOB, &[Device::new()]);
+    let preferences = Preferences { recording: "active", ..Preferences::default() };
+    world.appliance.put_preferences(BOB, &preferences.document());
+    let id = token("imdn");
+    let again = || pager_with(ALICE, BOB, &id, "positive-delivery", "text/plain", BODY_MARK);
+    world.assert_delivered(&again());
+    let outcome = |world: &World| world.appliance.admin(BOB, "/history")[0]["outcome"].clone();
+    eventually("the history knows the outcome", || (outcome(&world) == "delivered").then_some(()));
+    // The sender's client tries once more (another Call-ID, the same imdn.Message-ID); now the device is busy.
+    let sent = world.send(&again());
+    let forwarded = world.core.request("MESSAGE");
+    world.core.answer(&forwarded, 486);
+    assert_eq!(world.alice.response(&sent).status(), Some(486));
+    // The store works in order: once a later message is there, every word about this one is as well.
+    world.assert_delivered(&pager(CAROL, BOB));
+    let list = world.appliance.admin(BOB, "/history");
+    assert_eq!(list.as_array().map(Vec::len), Some(2), "{list}");
+    assert_eq!(list[1]["outcome"], "delivered", "{list}");
 }
 
 #[test]
@@ -570,7 +771,7 @@ fn small_world(variant: Variant, oversize: Option<&str>) -> World {
 }
 
 /// A message with a body of this length.
-fn sized(len: usize) -> crate::support::message::Request {
+fn sized(len: usize) -> Request {
     let mut body = format!("{BODY_MARK} {} {:?}", unique(), SystemTime::UNIX_EPOCH);
     body.truncate(len);
     let body = format!("{body:x<len$}");

@@ -198,6 +198,24 @@ fn the_sender_of_an_expired_message_is_told_when_it_asked_for_it() {
 }
 
 #[test]
+fn the_sender_of_a_message_that_comes_too_late_is_told_by_notification_or_by_error_but_not_twice() {
+    for (setting, status) in [("\"202-discard\"", 202), ("410", 410), ("480", 480)] {
+        let mut world = World::with(VARIANTS[1], |config| config.set("policy.expired", setting));
+        world.register(BOB, &[Device::new()]);
+        let id = token("imdn");
+        let request = pager_with(ALICE, BOB, &id, "negative-delivery", "text/plain", BODY_MARK);
+        let request = request.header("Expires", "60").replace("Date", &date(seconds_ago(600)));
+        assert_eq!(world.exchange(&request).status(), Some(status));
+        if status == 202 {
+            let notice = world.core.request("MESSAGE");
+            assert_failed_notice(&notice, &id);
+            world.core.answer(&notice, 200);
+        }
+        world.assert_nothing_forwarded();
+    }
+}
+
+#[test]
 fn the_sender_of_a_refused_message_is_told_when_it_asked_for_it() {
     let mut world = deferring_world(VARIANTS[1], |config| config);
     let id = token("imdn");
@@ -215,19 +233,79 @@ fn the_sender_of_a_refused_message_is_told_when_it_asked_for_it() {
 #[test]
 fn no_notification_is_sent_about_a_notification() {
     let mut world = deferring_world(VARIANTS[0], |config| config);
-    let imdn = format!(
-        "<?xml version=\"1.0\"?><imdn xmlns=\"urn:ietf:params:xml:ns:imdn\"><message-id>x</message-id>\
-         <datetime>{}</datetime><delivery-notification><status><delivered/></status></delivery-notification></imdn>",
-        date(SystemTime::now())
-    );
-    let request = pager_with(ALICE, BOB, &token("id"), "negative-delivery", "message/imdn+xml", &imdn);
+    let request = pager_with(ALICE, BOB, &token("id"), "negative-delivery", "message/imdn+xml", &imdn());
     assert_eq!(world.exchange(&request.header("Expires", "1")).status(), Some(202));
     queue_empties(&world);
     world.assert_nothing_forwarded();
 }
 
+#[test]
+fn a_sender_who_asks_how_the_message_is_processed_is_told_that_it_is_stored() {
+    in_all_variants(|variant| {
+        for (handling, status) in [("defer", 202), ("store", 200)] {
+            let mut world = World::new(variant);
+            world.appliance.put_preferences(BOB, &Preferences::handling(handling).document());
+            let id = token("imdn");
+            let request = pager_with(ALICE, BOB, &id, "processing", "text/plain", BODY_MARK);
+            assert_eq!(world.exchange(&request).status(), Some(status));
+            let notice = world.core.request("MESSAGE");
+            assert_notice(&notice, &id);
+            let body = String::from_utf8_lossy(notice.body()).into_owned();
+            assert!(body.contains("<processing-notification><status><stored/>"), "{body}");
+            world.core.answer(&notice, 200);
+            // Who asks for nothing of the kind is told nothing (SPEC §2.4).
+            let request = pager_with(ALICE, BOB, &token("imdn"), "positive-delivery", "text/plain", BODY_MARK);
+            assert_eq!(world.exchange(&request).status(), Some(status));
+            world.assert_nothing_forwarded();
+        }
+    });
+}
+
+fn imdn() -> String {
+    format!(
+        "<?xml version=\"1.0\"?><imdn xmlns=\"urn:ietf:params:xml:ns:imdn\"><message-id>x</message-id>\
+         <datetime>{}</datetime><delivery-notification><status><delivered/></status></delivery-notification></imdn>",
+        date(SystemTime::now())
+    )
+}
+
+#[test]
+fn a_notification_of_any_cpm_service_is_delivered_and_never_rejected_by_preference() {
+    in_all_variants(|variant| {
+        let mut world = World::new(variant);
+        world.appliance.put_preferences(BOB, &Preferences::handling("reject").document());
+        let notification = |service: &str| {
+            let icsi = format!("urn:urn-7:3gpp-service.ims.icsi.oma.cpm.{service}");
+            pager_with(ALICE, BOB, &token("id"), "", "message/imdn+xml", &imdn())
+                .replace("P-Asserted-Service", &icsi)
+                .replace("Accept-Contact", &format!("*;+g.3gpp.icsi-ref=\"{}\"", icsi.replace(':', "%3A")))
+        };
+        world.assert_refused(&pager(ALICE, BOB), 403);
+        world.assert_refused(&notification("session"), 202);
+        world.register(BOB, &[Device::new()]);
+        let delivered = world.core.request("MESSAGE");
+        world.core.answer(&delivered, 200);
+        for service in ["msg", "largemsg", "deferred", "session", "session.group", "filetransfer", "systemmsg"] {
+            let request = notification(service);
+            let forwarded = world.assert_delivered(&request);
+            assert_eq!(Some(forwarded.must("Accept-Contact").as_str()), request.value("Accept-Contact"));
+            assert_eq!(forwarded.body(), request.body);
+        }
+        // Step 1 holds for notifications as for everything (SPEC §2.8).
+        world.appliance.put_policy(BOB, &policy(&[Rule::new(one(ALICE), "true")]));
+        world.assert_refused(&notification("session"), 403);
+    });
+}
+
 /// An IMDN for Alice that says that the message with this id failed (RFC 5438, SPEC §2.8).
 fn assert_failed_notice(notice: &Received, id: &str) {
+    assert_notice(notice, id);
+    let body = String::from_utf8_lossy(notice.body()).into_owned();
+    assert!(body.contains("<failed/>") || body.contains("<failed></failed>"), "{body}");
+}
+
+/// An IMDN for Alice about the message with this id.
+fn assert_notice(notice: &Received, id: &str) {
     assert_eq!(notice.uri(), Some(ALICE), "{notice:?}");
     assert!(notice.must("Content-Type").starts_with("message/cpim"), "{notice:?}");
     assert!(notice.must("P-Asserted-Identity").contains("sip:"), "{notice:?}");
@@ -235,7 +313,6 @@ fn assert_failed_notice(notice: &Received, id: &str) {
     assert!(body.contains("message/imdn+xml"), "{body}");
     assert!(body.to_ascii_lowercase().contains("content-disposition: notification"), "{body}");
     assert!(body.contains(&format!("<message-id>{id}</message-id>")), "{body}");
-    assert!(body.contains("<failed/>") || body.contains("<failed></failed>"), "{body}");
     let outer = body.split("\r\n\r\n").next().unwrap_or_default();
     assert!(!outer.contains("Disposition-Notification"), "no disposition is requested for a notification: {body}");
     assert!(!outer.contains(&format!("Message-ID: {id}\r\n")), "a new id: {body}");

@@ -2,6 +2,7 @@
 
 use crate::support::documents::*;
 use crate::support::endpoint::{Endpoint, Transport};
+use crate::support::message::token;
 use crate::support::world::*;
 
 /// Bob is not registered and prefers interworking; the ISF is a stub.
@@ -69,6 +70,21 @@ fn a_message_from_the_isf_never_goes_back_to_it() {
         assert_eq!(handed_over.call_id(), sent.call_id);
         isf.answer(&handed_over, 200);
         assert_eq!(world.alice.response(&sent).status(), Some(200));
+    }
+}
+
+#[test]
+fn a_message_from_the_isf_that_comes_through_the_core_does_not_go_back_either() {
+    for variant in [VARIANTS[0], VARIANTS[3]] {
+        let (mut world, isf) = interworking_world(variant, "relay");
+        // The S-CSCF put its own Via on top of the function's.
+        let via = isf.via(variant.transport, &format!("z9hG4bK{}", token("isf")));
+        let own = world.alice.via(variant.transport, &format!("z9hG4bK{}", token("s")));
+        let request = pager("tel:+15550100", BOB).header_first("Via", &via).header_first("Via", &own);
+        let response = world.exchange(&request);
+        assert_eq!(response.status(), Some(202), "{response:?}");
+        assert_eq!(world.appliance.admin_count(BOB, "/deferred"), 1);
+        drop(isf);
     }
 }
 

@@ -104,6 +104,18 @@ fn a_contact_that_leaves_leaves_alone() {
 }
 
 #[test]
+fn an_end_that_names_one_device_leaves_the_others() {
+    let mut world = World::udp();
+    let (stays, leaves) = (Device::new(), Device::new());
+    world.register(BOB, &[stays.clone(), leaves.clone()]);
+    let request = world.third_party_register(BOB, &[leaves], 0);
+    assert_eq!(world.core_exchange(&request).status(), Some(200));
+    let devices = world.appliance.admin(BOB, "/devices");
+    assert_eq!(devices.as_array().map(Vec::len), Some(1), "{devices}");
+    assert_eq!(devices[0]["instance"], stays.instance());
+}
+
+#[test]
 fn a_refreshed_contact_stays_one_device() {
     let mut world = World::udp();
     let mut device = Device::new();

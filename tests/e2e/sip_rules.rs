@@ -18,6 +18,7 @@ fn options_is_answered_with_what_the_appliance_can_do() {
         }
         assert!(response.values("Accept").iter().any(|value| value == "message/cpim"), "{response:?}");
         assert!(response.header("Supported").is_some(), "{response:?}");
+        assert_eq!(response.values("Accept-Encoding"), ["identity"], "RFC 3261 §11.2");
     });
 }
 
@@ -226,6 +227,45 @@ fn the_appliances_own_route_is_popped_and_the_next_one_followed() {
 }
 
 #[test]
+fn every_route_of_our_own_on_top_is_popped() {
+    let mut world = registered_world(VARIANTS[1]);
+    let own = format!("<{}>", world.appliance.term_uri());
+    let request = pager(ALICE, BOB).header("Route", &format!("{own}, {own}")).header("Route", &own);
+    let forwarded = world.assert_delivered(&request);
+    assert!(forwarded.values("Route").is_empty(), "{forwarded:?}");
+}
+
+#[test]
+fn a_message_from_a_strict_router_finds_its_user_in_the_last_route() {
+    in_all_variants(|variant| {
+        let mut world = World::with(variant, |config| config.set("sip.require_route", "true"));
+        world.register(BOB, &[Device::new()]);
+        let mut scscf = Endpoint::new();
+        let transport = variant.transport.name().to_ascii_lowercase();
+        let back = format!("<sip:odi-7@{};lr;transport={transport}>", scscf.addr());
+        let strict = |routes: &str| {
+            let request = pager(ALICE, BOB).header("Route", routes);
+            Request { uri: format!("sip:term@{}", world.addr()), ..request }
+        };
+        let (through, direct) = (strict(&format!("{back}, <{BOB}>")), strict(&format!("<{BOB}>")));
+        let sent = world.send(&through);
+        let forwarded = scscf.request("MESSAGE");
+        assert_eq!((forwarded.uri(), forwarded.values("Route")), (Some(BOB), vec![back.clone()]));
+        assert_eq!(forwarded.body(), through.body);
+        scscf.answer(&forwarded, 200);
+        assert_eq!(world.alice.response(&sent).status(), Some(200));
+        let forwarded = world.assert_delivered(&direct);
+        assert_eq!((forwarded.uri(), forwarded.header("Route")), (Some(BOB), None));
+        world.appliance.put_policy(BOB, &policy_blocking(ALICE));
+        let request = Request { uri: through.uri.clone(), ..pager(ALICE, BOB).header("Route", &format!("<{BOB}>")) };
+        let response = world.exchange(&request);
+        assert_warning(&response, "122 Function not allowed");
+        assert_generated(&response);
+        world.core.assert_silent();
+    });
+}
+
+#[test]
 fn a_message_with_only_the_appliances_route_leaves_to_the_configured_core() {
     let mut world = registered_world(VARIANTS[0]);
     let own = format!("<{}>", world.appliance.term_uri());
@@ -279,6 +319,67 @@ fn the_served_user_is_named_by_p_served_user() {
     let request = pager(ALICE, "sip:bob-alias@home.example")
         .header("P-Served-User", &format!("<{BOB}>;sescase=term;regstate=reg"));
     world.assert_refused(&request, 403);
+}
+
+#[test]
+fn p_served_user_counts_with_and_without_its_registration_state() {
+    let mut world = registered_world(VARIANTS[0]);
+    // What the third-party registrations say counts: `regstate` is the S-CSCF's word of another moment.
+    for parameters in [";sescase=term", ";sescase=term;regstate=unreg", ";regstate=reg;SESCASE=TERM"] {
+        world.assert_delivered(&pager(ALICE, BOB).header("P-Served-User", &format!("<{BOB}>{parameters}")));
+    }
+    let request = pager(ALICE, BOB).header("P-Served-User", &format!("<{ALICE}>;sescase=orig;regstate=reg"));
+    assert_generated(&world.assert_refused(&request, 501));
+}
+
+#[test]
+fn what_ends_at_the_trust_domains_edge_is_not_forwarded() {
+    let mut world = registered_world(VARIANTS[0]);
+    let request = pager(ALICE, BOB)
+        .header("P-Preferred-Service", ICSI_PAGER)
+        .header("P-Preferred-Identity", "<sip:somebody@else.example>")
+        .header("P-Charging-Vector", "icid-value=1")
+        .header("History-Info", "<sip:bob@home.example>;index=1");
+    let forwarded = world.assert_delivered(&request);
+    assert!(forwarded.header("P-Preferred-Service").is_none() && forwarded.header("P-Preferred-Identity").is_none());
+    assert_eq!(forwarded.must("P-Charging-Vector"), "icid-value=1");
+    assert_eq!(forwarded.must("History-Info"), "<sip:bob@home.example>;index=1");
+}
+
+#[test]
+fn the_sender_of_a_group_message_is_whom_the_controlling_function_names() {
+    in_all_variants(|variant| {
+        let mut world = registered_world(variant);
+        world.appliance.put_policy(BOB, &policy_blocking(ALICE));
+        let group = |service: &str| {
+            pager("sip:focus@home.example", BOB)
+                .replace("P-Asserted-Service", service)
+                .replace("Accept-Contact", &format!("*;+g.3gpp.icsi-ref=\"{}\"", service.replace(':', "%3A")))
+                .header("Referred-By", &format!("<{ALICE}>"))
+        };
+        let response = world.assert_refused(&group(&format!("{ICSI_PAGER}.group")), 403);
+        assert_warning(&response, "122 Function not allowed");
+        // Anybody can write a Referred-By: outside group messages the asserted identity counts (G-3).
+        world.assert_delivered(&group(ICSI_PAGER));
+    });
+}
+
+#[test]
+fn addresses_are_compared_as_addresses() {
+    let mut world = registered_world(VARIANTS[0]);
+    world.appliance.put_policy(BOB, &policy_blocking("sip:Alice@A.example;transport=tcp"));
+    for same in
+        ["sip:Alice@a.EXAMPLE", "sip:Alice@a.example:5062;foo=bar", "sip:%41lice@a.example", "sips:Alice@a.example"]
+    {
+        let request = pager(ALICE, BOB).replace("P-Asserted-Identity", &format!("\"Alice\" <{same}>"));
+        assert_warning(&world.assert_refused(&request, 403), "122 Function not allowed");
+    }
+    for other in ["sip:alice@a.example", "sip:Alice@b.example", "tel:+15550100"] {
+        world.assert_delivered(&pager(ALICE, BOB).replace("P-Asserted-Identity", &format!("<{other}>")));
+    }
+    // One of two asserted identities is enough (RFC 3325 §9.1).
+    let both = pager(ALICE, BOB).replace("P-Asserted-Identity", "<tel:+15550100>, <sip:Alice@a.example>");
+    assert_warning(&world.assert_refused(&both, 403), "122 Function not allowed");
 }
 
 #[test]

@@ -6,8 +6,8 @@ use ringpost::participating::core::Core;
 use ringpost::participating::effect::{Effect, StreamTarget};
 use ringpost::participating::input::{ControlAnswer, Input, Source, Transport};
 use ringpost::participating::preferences::{DeviceSelection, Handling, Profile};
-use ringpost::participating::settings::{InterworkingFailure, Settings};
-use ringpost::participating::storage::{Command, Fault, Settlement};
+use ringpost::participating::settings::{InterworkingFailure, Oversize, Settings};
+use ringpost::participating::storage::{Command, Fault, Outcome, Quota, Settlement};
 use ringpost::participating::subscriber::Subscriber;
 use ringpost::testing::directory::MapDirectory;
 use ringpost::testing::scene;
@@ -25,6 +25,8 @@ struct Rig {
     store: ModelStore,
     /// Removals are refused.
     stuck: bool,
+    /// What is to be kept is refused.
+    fault: Option<Fault>,
     time: Duration,
     /// What left: destination and bytes.
     sent: Vec<(SocketAddr, String)>,
@@ -37,7 +39,7 @@ impl Rig {
         change(&mut settings);
         let time = Duration::from_secs(1);
         let core = scene::core(settings, 0, directory.clone(), 7, scene::after(time));
-        Self { core, directory, store: ModelStore::default(), stuck: false, time, sent: Vec::new() }
+        Self { core, directory, store: ModelStore::default(), stuck: false, fault: None, time, sent: Vec::new() }
     }
 
     fn now(&self) -> Now {
@@ -70,7 +72,11 @@ impl Rig {
                 Effect::Store { ticket, command } => {
                     let is_removal = matches!(&command, Command::Settle { settlement: Settlement::Remove, .. });
                     let refused = self.stuck && is_removal;
-                    let answer = if refused { Err(Fault::DiskFull) } else { self.store.execute(command) };
+                    let answer = match (&command, self.fault) {
+                        (Command::Defer { .. } | Command::Keep { .. }, Some(fault)) => Err(fault),
+                        _ if refused => Err(Fault::DiskFull),
+                        _ => self.store.execute(command),
+                    };
                     self.core.handle_input(Input::Store { ticket, answer }, self.now());
                 }
                 Effect::Control { ticket, .. } => {
@@ -260,4 +266,296 @@ fn many_users_whose_messages_have_expired_are_done_with_in_one_go() {
     }
     rig.carry_out();
     assert!(rig.store.deferred.is_empty() && rig.take_sent(scene::CORE).is_empty());
+}
+
+fn recording() -> Profile {
+    Profile { records_history: true, ..Profile::default() }
+}
+
+#[test]
+fn the_history_says_deferred_until_a_message_leaves_the_queue() {
+    for (last, outcome) in [(Some(200), Outcome::Delivered), (Some(404), Outcome::Failed), (None, Outcome::Failed)] {
+        let mut rig = Rig::new(|_| {});
+        rig.register(recording(), 0);
+        rig.receive(&message(1, "Expires: 20\r\n"), SENDER);
+        assert!(rig.store.history.is_empty(), "recorded when it is delivered");
+        rig.register(recording(), 1);
+        rig.ready();
+        let first = rig.take_sent(scene::CORE).remove(0);
+        rig.receive(&answer(&first, 480), scene::CORE);
+        assert_eq!(rig.store.history[0].outcome, Outcome::Deferred, "it waits for another attempt");
+        if let Some(status) = last {
+            rig.ready();
+            let second = rig.take_sent(scene::CORE).remove(0);
+            rig.receive(&answer(&second, status), scene::CORE);
+        } else {
+            rig.register(recording(), 0);
+            rig.wait(Duration::from_secs(60));
+        }
+        assert!(rig.store.deferred.is_empty());
+        assert_eq!(rig.store.history.len(), 1, "recorded once, however often it was tried");
+        assert_eq!(rig.store.history[0].outcome, outcome);
+    }
+}
+
+#[test]
+fn the_history_follows_a_message_that_is_deferred_after_all() {
+    let defers = |settings: &mut Settings| settings.defer_on = vec![480];
+    let mut rig = Rig::new(defers);
+    rig.register(recording(), 1);
+    rig.receive(&message(1, "Expires: 20\r\n"), SENDER);
+    let forwarded = rig.take_sent(scene::CORE).remove(0);
+    rig.receive(&answer(&forwarded, 480), scene::CORE);
+    assert!(rig.take_sent(SENDER)[0].starts_with("SIP/2.0 202 "));
+    assert_eq!(rig.store.history[0].outcome, Outcome::Deferred);
+    rig.register(recording(), 0);
+    rig.wait(Duration::from_secs(60));
+    assert!(rig.store.deferred.is_empty());
+    assert_eq!(rig.store.history[0].outcome, Outcome::Failed, "it expired in the queue");
+
+    let mut rig = Rig::new(|settings| {
+        defers(settings);
+        settings.deferred_quota = Quota { count: 0, bytes: 0 };
+    });
+    rig.register(recording(), 1);
+    rig.receive(&message(1, ""), SENDER);
+    let forwarded = rig.take_sent(scene::CORE).remove(0);
+    rig.receive(&answer(&forwarded, 480), scene::CORE);
+    assert!(rig.take_sent(SENDER)[0].starts_with("SIP/2.0 480 "));
+    assert_eq!(rig.store.history[0].outcome, Outcome::Failed, "the queue did not take it");
+}
+
+/// The final response that a request of the sender's got, and no other one.
+#[track_caller]
+fn final_answer(rig: &mut Rig) -> String {
+    let mut answers = rig.take_sent(SENDER);
+    answers.retain(|text| !text.starts_with("SIP/2.0 100 "));
+    assert_eq!(answers.len(), 1, "one final response: {answers:?}");
+    answers.remove(0)
+}
+
+#[test]
+fn every_refusal_of_our_own_has_its_code_and_what_every_response_has() {
+    let bare = |method: &str, uri: &str| message(1, "").replace("MESSAGE", method).replacen(BOB, uri, 1);
+    let table: [(u16, &str, String); 17] = [
+        (400, "", message(1, "").replace("CSeq: 1 MESSAGE", "CSeq: 1 INVITE")),
+        (400, "", message(1, "").replace("Max-Forwards: 70", "Max-Forwards: many")),
+        (400, "", message(1, "").replace("Content-Type: text/plain\r\n", "")),
+        (
+            403,
+            "Warning: 399 pf.example \"127 Service not authorised\"",
+            message(1, "").replace("P-Asserted", "X-Asserted"),
+        ),
+        (404, "", bare("MESSAGE", "sip:nobody@home.example")),
+        (405, "Allow: MESSAGE", bare("SUBSCRIBE", BOB)),
+        (413, "", message(1, "X-Fill: ").replace("X-Fill: ", &format!("X-Fill: {}\r\n", "x".repeat(1_300)))),
+        (415, "Accept: message/cpim", message(1, "").replace("text/plain", "image/png")),
+        (415, "Accept-Encoding: identity", message(1, "Content-Encoding: gzip\r\n")),
+        (416, "", bare("MESSAGE", "mailto:bob@home.example")),
+        (420, "Unsupported: foo", message(1, "Require: pref, foo\r\n")),
+        (420, "Unsupported: bar", message(1, "Proxy-Require: bar\r\n")),
+        (481, "", bare("CANCEL", BOB)),
+        (481, "", bare("BYE", BOB).replace(&format!("To: <{BOB}>"), &format!("To: <{BOB}>;tag=1"))),
+        (483, "", message(1, "").replace("Max-Forwards: 70", "Max-Forwards: 0")),
+        (501, "", bare("FROBNICATE", BOB)),
+        (505, "", message(1, "").replace(" SIP/2.0\r\nVia", " SIP/3.0\r\nVia")),
+    ];
+    for (status, line, request) in table {
+        let mut rig = Rig::new(|settings| settings.oversize = Oversize::RequestEntityTooLarge);
+        rig.register(Profile::default(), 1);
+        rig.receive(&request, SENDER);
+        let answer = final_answer(&mut rig);
+        assert!(answer.starts_with(&format!("SIP/2.0 {status} ")), "{status}: {answer}");
+        for part in ["Via: SIP/2.0/UDP 198.51.100.1:5060;branch=z9hG4bKs1\r\n", "Call-ID: 1@a\r\n", line] {
+            assert!(answer.contains(part), "{part} in {answer}");
+        }
+        assert!(answer.contains("\r\nServer: CPM-serv/OMA1.0 ") && answer.ends_with("\r\nContent-Length: 0\r\n\r\n"));
+        let to = answer.lines().find(|line| line.starts_with("To: "));
+        assert!(to.is_some_and(|to| to.contains(";tag=")), "a To-tag in {answer}");
+        assert!(!answer.contains("Contact:") && rig.take_sent(scene::CORE).is_empty());
+        // A repetition gets the same, and nothing happens twice (G-9).
+        rig.receive(&request, SENDER);
+        assert_eq!(final_answer(&mut rig), answer);
+    }
+}
+
+#[test]
+fn a_store_that_refuses_gives_480_or_503_and_never_a_2xx() {
+    for handling in [Handling::Defer, Handling::Store] {
+        for (fault, status) in
+            [(Fault::QuotaExceeded, 480), (Fault::Busy, 503), (Fault::DiskFull, 503), (Fault::Broken, 503)]
+        {
+            let mut rig = Rig::new(|_| {});
+            rig.register(Profile { pager_handling: Some(handling), ..Profile::default() }, 0);
+            rig.fault = Some(fault);
+            rig.receive(&message(1, ""), SENDER);
+            let answer = final_answer(&mut rig);
+            assert!(answer.starts_with(&format!("SIP/2.0 {status} ")), "{handling:?} {fault:?}: {answer}");
+            assert_eq!(answer.contains("\r\nRetry-After: "), status == 503, "{answer}");
+        }
+    }
+    // PM-5: a record that fails keeps nobody from their message.
+    let mut rig = Rig::new(|_| {});
+    rig.register(recording(), 1);
+    rig.fault = Some(Fault::Broken);
+    rig.receive(&message(1, ""), SENDER);
+    let forwarded = rig.take_sent(scene::CORE).remove(0);
+    rig.receive(&answer(&forwarded, 200), scene::CORE);
+    assert!(final_answer(&mut rig).starts_with("SIP/2.0 200 "));
+}
+
+#[test]
+fn a_repeated_message_is_recorded_and_forwarded_once() {
+    let mut rig = Rig::new(|_| {});
+    rig.register(recording(), 1);
+    for _ in 0..3 {
+        rig.receive(&message(1, ""), SENDER);
+    }
+    let forwarded = rig.take_sent(scene::CORE);
+    assert_eq!((forwarded.len(), rig.store.history.len()), (1, 1));
+    rig.receive(&answer(&forwarded[0], 200), scene::CORE);
+    let first = final_answer(&mut rig);
+    rig.receive(&message(1, ""), SENDER);
+    assert_eq!(final_answer(&mut rig), first);
+    assert!(rig.take_sent(scene::CORE).is_empty());
+    assert_eq!((rig.store.history.len(), rig.store.history[0].outcome), (1, Outcome::Delivered));
+}
+
+#[test]
+fn the_carriers_profile_defers_on_each_of_its_codes_and_on_silence() {
+    const CODES: [u16; 6] = [408, 410, 480, 500, 503, 504];
+    for code in CODES.into_iter().chain([404, 486, 600]) {
+        let mut rig = Rig::new(|settings| settings.defer_on = CODES.to_vec());
+        rig.register(Profile::default(), 1);
+        rig.receive(&message(1, ""), SENDER);
+        let forwarded = rig.take_sent(scene::CORE).remove(0);
+        rig.receive(&answer(&forwarded, code), scene::CORE);
+        let expected = if CODES.contains(&code) { 202 } else { code };
+        let got = final_answer(&mut rig);
+        assert!(got.starts_with(&format!("SIP/2.0 {expected} ")), "{code}: {got}");
+        assert_eq!(rig.store.deferred.len(), usize::from(expected == 202), "{code}");
+    }
+    let mut rig = Rig::new(|settings| settings.defer_on = CODES.to_vec());
+    rig.register(Profile::default(), 1);
+    rig.receive(&message(1, ""), SENDER);
+    rig.wait(Duration::from_secs(30));
+    assert!(final_answer(&mut rig).starts_with("SIP/2.0 202 "), "silence is deferred while the sender still waits");
+    assert_eq!(rig.store.deferred.len(), 1);
+}
+
+#[test]
+fn silence_gets_no_late_408() {
+    let mut rig = Rig::new(|_| {});
+    rig.register(recording(), 1);
+    rig.receive(&message(1, ""), SENDER);
+    rig.wait(Duration::from_secs(120));
+    let answers = rig.take_sent(SENDER);
+    assert!(answers.iter().all(|text| text.starts_with("SIP/2.0 100 ")), "RFC 4320 §4.2: {answers:?}");
+    assert_eq!(rig.store.history[0].outcome, Outcome::Failed);
+    assert!(rig.core.is_settled() && rig.store.deferred.is_empty());
+}
+
+#[test]
+fn a_deferred_message_goes_or_stays_by_what_the_device_answers() {
+    for (status, stays) in [
+        (200, false),
+        (202, false),
+        (403, false),
+        (404, false),
+        (415, false),
+        (488, false),
+        (600, false),
+        (603, false),
+        (408, true),
+        (480, true),
+        (500, true),
+        (503, true),
+        (504, true),
+    ] {
+        let mut rig = Rig::new(|_| {});
+        rig.register(Profile::default(), 0);
+        rig.receive(&message(1, ""), SENDER);
+        rig.register(Profile::default(), 1);
+        rig.ready();
+        let sent = rig.take_sent(scene::CORE).remove(0);
+        rig.receive(&answer(&sent, status), scene::CORE);
+        assert_eq!(rig.store.deferred.len(), usize::from(stays), "{status}");
+        // What stays is tried again, later and later.
+        rig.wait(Duration::from_millis(4_900));
+        assert!(rig.take_sent(scene::CORE).is_empty(), "{status}: not at once");
+        rig.wait(Duration::from_millis(200));
+        assert_eq!(rig.take_sent(scene::CORE).is_empty(), !stays, "{status}: after five seconds");
+    }
+}
+
+#[test]
+fn of_the_selected_devices_the_best_ones_get_the_message_up_to_the_providers_limit() {
+    let mut rig = Rig::new(|settings| settings.device_count_max = 2);
+    let selected = ["urn:uuid:1", "urn:uuid:2", "urn:uuid:3", "urn:uuid:9"].map(Box::from).to_vec();
+    rig.register(Profile { devices: DeviceSelection::Selected(selected), ..Profile::default() }, 4);
+    rig.directory.change(BOB, |known| {
+        known.devices[0].q_milli = 100;
+        known.devices[2].q_milli = 500;
+        known.devices[1].cpm = false;
+    });
+    rig.receive(&message(1, ""), SENDER);
+    let forks = rig.take_sent(scene::CORE);
+    let named =
+        |fork: &String| ["1", "2", "3", "4", "9"].into_iter().find(|n| fork.contains(&format!("<urn:uuid:{n}>")));
+    assert_eq!(forks.iter().filter_map(named).collect::<Vec<_>>(), ["3", "1"], "registered, with CPM, best q first");
+}
+
+#[test]
+fn a_deferred_message_that_the_core_routes_through_us_again_has_not_expired() {
+    let mut rig = Rig::new(|_| {});
+    rig.register(Profile::default(), 0);
+    rig.receive(&message(1, "Date: Thu, 01 Jan 2026 00:00:00 GMT\r\nExpires: 100\r\n"), SENDER);
+    rig.wait(Duration::from_secs(69));
+    rig.register(Profile::default(), 1);
+    rig.ready();
+    let delivered = rig.take_sent(scene::CORE).remove(0);
+    assert!(delivered.contains("\r\nDate: Thu, 01 Jan 2026 00:00:00 GMT\r\n"), "{delivered}");
+    assert!(delivered.contains("\r\nExpires: 30\r\n"), "what is left: {delivered}");
+    // The user's services are applied to what an application server sends, and we are one of them.
+    let again = delivered.replacen("Via: ", &format!("Via: SIP/2.0/UDP {};branch=z9hG4bKc\r\nVia: ", scene::CORE), 1);
+    rig.receive(&again, scene::CORE);
+    let forwarded = rig.take_sent(scene::CORE);
+    assert!(forwarded.len() == 1 && forwarded[0].starts_with("MESSAGE "), "{forwarded:?}");
+    rig.receive(&answer(&forwarded[0], 200), scene::CORE);
+    assert!(rig.take_sent(scene::CORE)[0].starts_with("SIP/2.0 200 "));
+    rig.receive(&answer(&delivered, 200), scene::CORE);
+    assert!(rig.store.deferred.is_empty());
+    // Gone in the meantime: it waits for what is left, not for less.
+    let mut rig = Rig::new(|_| {});
+    rig.register(Profile::default(), 0);
+    rig.wait(Duration::from_secs(69));
+    rig.receive(&again, scene::CORE);
+    assert!(rig.take_sent(scene::CORE)[0].starts_with("SIP/2.0 202 "));
+    let expires = rig.store.deferred.values().next().map(|message| message.expires);
+    assert_eq!(expires, Some(rig.now().wall.plus_seconds(30)));
+    // The same from anybody else is late.
+    rig.receive(&message(2, "Date: Thu, 01 Jan 2026 00:00:00 GMT\r\nExpires: 30\r\n"), SENDER);
+    assert!(final_answer(&mut rig).starts_with("SIP/2.0 202 "));
+    assert_eq!(rig.store.deferred.len(), 1, "discarded");
+}
+
+#[test]
+fn a_deferred_message_keeps_names_and_addresses_and_gets_a_tag_of_its_own() {
+    for (from, kept) in [
+        ("<sip:alice@a.example>;tag=9", "<sip:alice@a.example>"),
+        ("\"A, \\\" <b>\" <sip:alice@a.example;x=1?h=2>;tag=9;y=3", "\"A, \\\" <b>\" <sip:alice@a.example;x=1?h=2>"),
+        ("sip:alice@a.example;tag=9", "sip:alice@a.example"),
+        ("Alice < sip:alice@a.example > ;tag=9", "Alice < sip:alice@a.example>"),
+    ] {
+        let mut rig = Rig::new(|_| {});
+        rig.register(Profile::default(), 0);
+        rig.receive(&message(1, "").replace("<sip:alice@a.example>;tag=1", from), SENDER);
+        rig.register(Profile::default(), 1);
+        rig.ready();
+        let delivered = rig.take_sent(scene::CORE).remove(0);
+        let line = delivered.lines().find_map(|line| line.strip_prefix("From: ")).unwrap();
+        let tag = line.strip_prefix(kept).and_then(|rest| rest.strip_prefix(";tag=")).expect(line);
+        assert!(tag.len() == 16 && tag.bytes().all(|byte| byte.is_ascii_hexdigit()), "{line}");
+        assert!(delivered.contains(&format!("\r\nTo: <{BOB}>\r\n")), "{delivered}");
+    }
 }
