@@ -124,12 +124,11 @@ fn bind_well_known(addr: SocketAddr, shard_count: u16) -> Result<Vec<Pair>, Bind
 }
 
 fn bind_group(addr: SocketAddr, shard_count: u16) -> Result<Vec<Pair>, BindError> {
-    if addr.port() != 0 {
-        // Sharing a port is meant for our own shards: another process that shares too must not go unnoticed.
-        drop(udp(addr, Sharing::Alone)?);
-        drop(tcp(addr, Sharing::Alone)?);
-    }
-    let mut addr = addr;
+    // Sharing a port is meant for our own shards. Another process that shares too must not go unnoticed, and the kernel
+    // must not choose its port: to a socket that shares, it gives one that others of the same user share already.
+    let alone = udp(addr, Sharing::Alone)?;
+    let mut addr = local_addr(&alone, addr)?;
+    drop((alone, tcp(addr, Sharing::Alone)?));
     let mut pairs = Vec::with_capacity(usize::from(shard_count));
     for _ in 0..shard_count {
         let udp = udp(addr, Sharing::Shards)?;
@@ -320,6 +319,16 @@ mod tests {
         let addr = taken[0][0].well_known;
         let error = bind(&[addr], 0, 2).unwrap_err();
         assert_eq!(error.to_string(), format!("{addr}: Address already in use"));
+    }
+
+    #[test]
+    fn the_kernel_never_chooses_a_port_that_another_appliance_has() {
+        let any = ["127.0.0.1:0".parse().unwrap()];
+        // Eighty thousand pairs for some thirty thousand ports.
+        let appliances: Vec<_> = (0..400).map(|_| bind(&any, 0, 1).unwrap()).collect();
+        let ports: std::collections::HashSet<u16> =
+            appliances.iter().map(|shards| shards[0][0].well_known.port()).collect();
+        assert_eq!(ports.len(), appliances.len());
     }
 
     #[test]

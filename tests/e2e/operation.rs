@@ -143,8 +143,31 @@ fn a_second_appliance_on_the_same_store_does_not_start() {
     let path = config.write();
     let output = run(&["serve", "--config", utf8(&path)]);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
-    assert!(!output.stderr.is_empty());
+    let data_dir = config.dir().join("data");
+    assert_eq!(
+        complaints(&output.stderr),
+        [format!("ringpost: store {}: in use by another process", data_dir.display())]
+    );
     assert!(output.stdout.is_empty(), "no ready line: {output:?}");
+}
+
+#[test]
+fn a_data_folder_that_cannot_be_had_is_one_clear_line() {
+    let config = Config::new("127.0.0.1:5070", 1);
+    let file = config.dir().join("file");
+    std::fs::write(&file, "").expect("writable");
+    let data_dir = file.join("data");
+    let config = config.set("store.data_dir", &format!("{data_dir:?}"));
+    let path = config.write();
+    let output = run(&["serve", "--config", utf8(&path)]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert_eq!(complaints(&output.stderr), [format!("ringpost: store {}: Not a directory", data_dir.display())]);
+    assert!(output.stdout.is_empty(), "no ready line: {output:?}");
+}
+
+/// What the program says by itself, the log left out.
+fn complaints(stderr: &[u8]) -> Vec<String> {
+    text(stderr).lines().filter(|line| line.starts_with("ringpost: ")).map(str::to_owned).collect()
 }
 
 #[test]
