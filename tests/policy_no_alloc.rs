@@ -1,12 +1,14 @@
 //! Evaluating an access policy allocates nothing, since it happens for every message.
 
+#[path = "support/counting.rs"]
+mod counting;
+
+use counting::allocations;
 use ringpost::base::time::UnixMillis;
 use ringpost::documents::{Lists, compile_access_policy};
 use ringpost::participating::policy::{MemberSet, PolicyRequest};
 use ringpost::participating::preferences::Media;
 use ringpost::sip::uri;
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::sync::Arc;
 
 #[test]
@@ -60,43 +62,6 @@ impl Lists for Blocked {
         Some(Arc::new((0..1000).map(|n| format!("sip:user{n}@blocked.example").into_boxed_str()).collect()))
     }
 }
-
-/// How often `work` allocates on this thread.
-fn allocations(work: impl FnOnce()) -> u64 {
-    let before = COUNT.get();
-    work();
-    COUNT.get() - before
-}
-
-thread_local! {
-    static COUNT: Cell<u64> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-// SAFETY: every call goes to the system allocator unchanged; the counter is a thread-local cell without destructor,
-// which itself allocates nothing.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        COUNT.set(COUNT.get() + 1);
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        COUNT.set(COUNT.get() + 1);
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 const DOCUMENT: &str = r#"
 <cr:ruleset xmlns:cr="urn:ietf:params:xml:ns:common-policy" xmlns:ocp="urn:oma:xml:xdm:common-policy"

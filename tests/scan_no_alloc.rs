@@ -1,5 +1,9 @@
 //! Reading a message allocates nothing, since it happens for every one.
 
+#[path = "support/counting.rs"]
+mod counting;
+
+use counting::allocations;
 use ringpost::participating::content;
 use ringpost::participating::facts;
 use ringpost::sip::message::Message;
@@ -8,8 +12,6 @@ use ringpost::sip::transport::ViaStamp;
 use ringpost::sip::uri::canonical;
 use ringpost::sip::write::{self, Forward, Response};
 use ringpost::testing::scene;
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 
 #[test]
 fn reading_a_message_allocates_nothing() {
@@ -50,40 +52,3 @@ fn reading_a_message_allocates_nothing() {
 fn the_counter_counts() {
     assert_eq!(allocations(|| drop(std::hint::black_box(Box::new(1_u64)))), 1);
 }
-
-/// How often `work` allocates on this thread.
-fn allocations(work: impl FnOnce()) -> u64 {
-    let before = COUNT.get();
-    work();
-    COUNT.get() - before
-}
-
-thread_local! {
-    static COUNT: Cell<u64> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-// SAFETY: every call goes to the system allocator unchanged; the counter is a thread-local cell without destructor,
-// which itself allocates nothing.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        COUNT.set(COUNT.get() + 1);
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        COUNT.set(COUNT.get() + 1);
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;

@@ -3,7 +3,7 @@
 use super::content::{self, Remedy};
 use super::facts::Validity;
 use super::policy::PolicyRequest;
-use super::preferences::{Availability, DeviceSelection, Handling, Media};
+use super::preferences::{DeviceSelection, Handling, Media};
 use super::settings::{Oversize, Settings, UnknownUser};
 use super::subscriber::Subscriber;
 use crate::base::limits::FORK_COUNT_MAX;
@@ -158,8 +158,3 @@ static NOBODY: std::sync::LazyLock<Subscriber> = std::sync::LazyLock::new(Subscr
 
 /// The media of a pager mode message.
 pub const PAGER: Media = Media::PagerModeMessage;
-
-/// True while a user's availability alone keeps messages back.
-pub fn is_available(subscriber: &Subscriber) -> bool {
-    subscriber.availability() == Availability::Available
-}

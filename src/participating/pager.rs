@@ -76,7 +76,6 @@ pub(super) struct Job {
     pub(super) request: Bytes,
     pub(super) stage: Stage,
     started: Instant,
-    source: Option<Source>,
     /// The branches.
     pub(super) clients: SmallVec<[ClientId; 2]>,
     /// Branches that have not ended.
@@ -101,7 +100,6 @@ impl Job {
             request,
             stage,
             started,
-            source: None,
             clients: SmallVec::new(),
             pending: 0,
             best: None,
@@ -147,7 +145,6 @@ struct Target<'a> {
 /// Who asked for what a decision is about.
 struct Asked<'a> {
     server: ServerId,
-    source: Source,
     originator: &'a Originator,
     /// The user's canonical address.
     user: &'a str,
@@ -231,7 +228,7 @@ impl<D: Directory> Core<D> {
             Service::Unnamed => PAGER_SERVICE,
             Service::Other => {
                 // Not ours to judge: the message goes its way.
-                self.start_forwarding(server, &reading, source, Plan::to(Errand::Relay), now);
+                self.start_forwarding(server, &reading, Plan::to(Errand::Relay), now);
                 return;
             }
         };
@@ -268,12 +265,12 @@ impl<D: Directory> Core<D> {
         let settings = &self.settings;
         let (decision, content) =
             self.directory.read(user.as_str(), |subscriber| decide(&case, subscriber, settings, now.wall));
-        let asked = Asked { server, source, originator: &originator, user: user.as_str(), content };
+        let asked = Asked { server, originator: &originator, user: user.as_str(), content };
         self.carry_out(&reading, &asked, &decision, now);
     }
 
     fn carry_out(&mut self, reading: &Reading<'_, '_>, asked: &Asked<'_>, decision: &Decision, now: Now) {
-        let Asked { server, source, originator, user, content } = *asked;
+        let Asked { server, originator, user, content } = *asked;
         let message = reading.message;
         self.metrics.count(counter_of(decision));
         match decision {
@@ -329,7 +326,7 @@ impl<D: Directory> Core<D> {
                 self.effects.push_back(Effect::Store { ticket: Waiting::Job(job).ticket(), command });
             }
             Decision::Interwork => {
-                self.start_forwarding(server, reading, source, Plan::to(Errand::Interwork), now);
+                self.start_forwarding(server, reading, Plan::to(Errand::Interwork), now);
             }
             Decision::Deliver { record: true, .. } => {
                 let request = Bytes::copy_from_slice(message.bytes);
@@ -338,7 +335,6 @@ impl<D: Directory> Core<D> {
                 let making = self.making(message, originator, user, &id, Outcome::Pending, now.wall);
                 let object = Box::new(object(message, &request, making));
                 if let Some(waiting) = self.jobs.get_mut(job) {
-                    waiting.source = Some(source);
                     waiting.record = Some((Aor::from_canonical(user), id));
                 }
                 let command = Command::Keep { shelf: Shelf::History, object };
@@ -346,7 +342,7 @@ impl<D: Directory> Core<D> {
             }
             Decision::Deliver { record: false, instances } => {
                 let plan = Plan { instances: instances.clone(), errand: Errand::Deliver };
-                self.start_forwarding(server, reading, source, plan, now);
+                self.start_forwarding(server, reading, plan, now);
             }
         }
     }
@@ -505,7 +501,7 @@ impl<D: Directory> Core<D> {
     }
 
     /// PM-7, straight from the receive buffer: the request is copied once, into the forwarded one.
-    fn start_forwarding(&mut self, server: ServerId, reading: &Reading<'_, '_>, source: Source, plan: Plan, now: Now) {
+    fn start_forwarding(&mut self, server: ServerId, reading: &Reading<'_, '_>, plan: Plan, now: Now) {
         let (message, errand) = (reading.message, plan.errand);
         // The request is kept only where it may be deferred after all.
         let keep = match errand {
@@ -516,7 +512,6 @@ impl<D: Directory> Core<D> {
         let request = if keep { Bytes::copy_from_slice(message.bytes) } else { Bytes::new() };
         let Some(job) = self.begin(server, message, request, Stage::Forwarding, now) else { return };
         if let Some(waiting) = self.jobs.get_mut(job) {
-            waiting.source = Some(source);
             waiting.errand = errand;
         }
         self.forward(job, reading, &plan, now);
