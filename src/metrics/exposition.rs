@@ -317,9 +317,9 @@ mod tests {
         shards[0].add(Counter::RingIdle, 2_500_000_000);
         shards[0].set(Gauge::Streams, 3);
         let mut times = Stages::default();
-        times.record(Stage::Parse, Duration::from_nanos(900));
-        times.record(Stage::Parse, Duration::from_micros(150));
-        times.record(Stage::Parse, Duration::from_secs(60));
+        times.record(Stage::Handle, Duration::from_nanos(900));
+        times.record(Stage::Handle, Duration::from_micros(150));
+        times.record(Stage::Handle, Duration::from_secs(60));
         let rows = [
             Row::gauge("ringpost_mailbox_items", "items\nwaiting \\ queued", 4.0).labelled("mailbox=\"store\""),
             Row::counter("ringpost_store_commits_total", "commits", 9.0),
@@ -357,22 +357,22 @@ mod tests {
     fn histograms_are_cumulative_and_end_in_infinity() {
         let page = page();
         let bucket =
-            |le| value(&page, &format!(r#"ringpost_stage_seconds_bucket{{stage="parse",shard="0",le="{le}"}}"#));
+            |le| value(&page, &format!(r#"ringpost_stage_seconds_bucket{{stage="handle",shard="0",le="{le}"}}"#));
         assert_eq!(
             [bucket("0.000001"), bucket("0.0001"), bucket("0.0002"), bucket("10"), bucket("+Inf")],
             [1.0, 1.0, 2.0, 2.0, 3.0]
         );
-        assert_eq!(value(&page, r#"ringpost_stage_seconds_count{stage="parse",shard="0"}"#), 3.0);
-        let sum = value(&page, r#"ringpost_stage_seconds_sum{stage="parse",shard="0"}"#);
+        assert_eq!(value(&page, r#"ringpost_stage_seconds_count{stage="handle",shard="0"}"#), 3.0);
+        let sum = value(&page, r#"ringpost_stage_seconds_sum{stage="handle",shard="0"}"#);
         assert!((59.0..61.0).contains(&sum), "{sum}");
     }
 
     #[test]
     fn quantiles_are_taken_over_all_shards() {
         let page = page();
-        let median = value(&page, r#"ringpost_stage_quantile_seconds{stage="parse",quantile="0.5"}"#);
+        let median = value(&page, r#"ringpost_stage_quantile_seconds{stage="handle",quantile="0.5"}"#);
         assert!((0.000149..0.000152).contains(&median), "{median}");
-        assert!(value(&page, r#"ringpost_stage_quantile_seconds{stage="parse",quantile="1"}"#) > 59.0);
+        assert!(value(&page, r#"ringpost_stage_quantile_seconds{stage="handle",quantile="1"}"#) > 59.0);
         assert!(!page.contains(r#"quantile_seconds{stage="total""#), "no quantile of nothing");
     }
 

@@ -112,11 +112,9 @@ rows! {
 rows! {
     /// Times measured per shard.
     Stage {
-        Parse = ("ringpost_stage_seconds", "stage=\"parse\"", "scan of one SIP message"),
-        Handle = ("ringpost_stage_seconds", "stage=\"handle\"", "one SIP message through transactions, policy and decision"),
+        Handle = ("ringpost_stage_seconds", "stage=\"handle\"", "one SIP message through index, transactions, policy and decision"),
         StoreCommit = ("ringpost_stage_seconds", "stage=\"store-commit\"", "command to durable commit"),
         CoreRoundTrip = ("ringpost_stage_seconds", "stage=\"core-round-trip\"", "forwarded request to final response"),
-        Handover = ("ringpost_stage_seconds", "stage=\"hand-over\"", "message from one shard's socket to the owner's core"),
         Total = ("ringpost_stage_seconds", "stage=\"total\"", "request received to final response sent"),
     }
 }
