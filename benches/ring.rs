@@ -77,6 +77,7 @@ fn measure(name: &str, drive: impl Fn(std::net::SocketAddr) -> usize) {
         listeners,
         doors,
         store: Arc::new(Mailbox::new(1, Box::new(Unpark::default()))),
+        spool: Arc::new(Mailbox::new(1, Box::new(Unpark::default()))),
         control: Arc::new(Mailbox::new(1, Box::new(Unpark::default()))),
         metrics: metrics.clone(),
     };

@@ -106,6 +106,7 @@ impl Rig {
             not_before: now,
             wants_failure_notice: false,
             request: self.request.clone(),
+            content: None,
         };
         Command::Defer { message: Box::new(message), quota: Quota { count: u32::MAX, bytes: u64::MAX } }
     }
@@ -126,6 +127,7 @@ impl Rig {
             content_type: "message/cpim".into(),
             body: self.request.slice(..800),
             body_len: 800,
+            content: None,
         };
         Command::Keep { shelf: Shelf::History, object: Box::new(object) }
     }

@@ -5,8 +5,8 @@
 //! | level | rooms | subject |
 //! | --- | --- | --- |
 //! | 0 | [`base`] | words every room shares: time, handles, bounds, mailboxes |
-//! | 1 | [`metrics`], [`sip`], [`cpim`] | counters; SIP; message bodies |
-//! | 2 | [`participating`] | what CPM says: policy, preferences, pager mode, deferral |
+//! | 1 | [`metrics`], [`sip`], [`sdp`], [`msrp`], [`cpim`] | counters; SIP; session descriptions; MSRP; message bodies |
+//! | 2 | [`participating`] | what CPM says: policy, preferences, pager and large message mode, deferral |
 //! | 3 | [`store`], [`documents`], [`config`], [`uring`] | disk, XML, settings, kernel |
 //! | 4 | [`control`], [`shard`] | subscribers and who changes them; a per-core worker: ring in, cores, ring out |
 //! | 5 | [`admin`] | XCAP root, admin API, metrics over HTTP |
@@ -21,7 +21,9 @@
 pub mod base;
 pub mod cpim;
 pub mod metrics;
+pub mod msrp;
 pub mod participating;
+pub mod sdp;
 pub mod sip;
 pub mod store;
 

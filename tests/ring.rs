@@ -540,6 +540,7 @@ impl Node {
                 listeners,
                 doors: node.doors.clone(),
                 store: Arc::new(Mailbox::new(1, Box::new(Unpark::default()))),
+                spool: Arc::new(Mailbox::new(1, Box::new(Unpark::default()))),
                 control: Arc::new(Mailbox::new(1, Box::new(Unpark::default()))),
                 metrics: metrics.clone(),
             };

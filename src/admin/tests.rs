@@ -503,6 +503,7 @@ fn the_admin_api_shows_what_the_store_holds() {
         head: Bytes::from_static(b"From: <sip:alice@home.example>\r\nMessage-Direction: received\r\n"),
         content_type: "text/plain; charset=utf-8".into(),
         body: Bytes::from_static(b"hello\r\n\xff"),
+        content: None,
         body_len: 8,
     };
     server.bench.store.answer_with(move |command| {
@@ -519,6 +520,7 @@ fn the_admin_api_shows_what_the_store_holds() {
                     not_before: UnixMillis(0),
                     wants_failure_notice: false,
                     request: Bytes::from_static(b"MESSAGE"),
+                    content: None,
                 }])
             }
             Command::ListObjects { shelf: Shelf::History, limit, .. } => {

@@ -7,7 +7,7 @@ mod links;
 use crate::admin::serve::{Stop, run};
 use crate::admin::state::{AdminState, Patience, Traffic};
 use crate::base::id::{NodeId, ShardId};
-use crate::base::limits::CONTROL_MAILBOX_LEN;
+use crate::base::limits::{CONTROL_MAILBOX_LEN, SPOOL_MAILBOX_LEN};
 use crate::base::mailbox::Mailbox;
 use crate::base::rng::Rng;
 use crate::config::{Config, Placement};
@@ -94,6 +94,7 @@ impl Appliance {
 
         let signal = ControlSignal::default();
         let control_mailbox = Arc::new(Mailbox::new(CONTROL_MAILBOX_LEN, Box::new(signal.clone())));
+        let spool_mailbox = Arc::new(Mailbox::new(SPOOL_MAILBOX_LEN, Box::new(signal.clone())));
         let subscribers = Arc::new(Subscribers::with_capacity(image.devices.len()));
         let plane = ControlPlane::new(
             plane::Doors {
@@ -112,8 +113,13 @@ impl Appliance {
         );
 
         let metrics: Vec<Arc<ShardMetrics>> = (0..shard_count).map(|_| Arc::default()).collect();
-        let shared =
-            Shared { doors: &doors, store: &store_mailbox, control: &control_mailbox, subscribers: &subscribers };
+        let shared = Shared {
+            doors: &doors,
+            store: &store_mailbox,
+            spool: &spool_mailbox,
+            control: &control_mailbox,
+            subscribers: &subscribers,
+        };
         let shards = start_shards(config, sockets, &metrics, &shared)?;
 
         let admin_stop = Stop::default();
@@ -179,6 +185,7 @@ impl Appliance {
 struct Shared<'a> {
     doors: &'a Arc<Doors>,
     store: &'a Arc<crate::participating::storage::StoreMailbox>,
+    spool: &'a Arc<crate::participating::storage::SpoolMailbox>,
     control: &'a Arc<crate::participating::input::ControlMailbox>,
     subscribers: &'a Arc<Subscribers>,
 }
@@ -211,6 +218,7 @@ fn start_shards(
         });
         let settings = Arc::new(config.settings(Placement {
             listeners: addresses.collect(),
+            msrp: config.msrp.listen.clone(),
             own_addresses: own_addresses.clone(),
             shard_count,
             steering_seed,
@@ -222,6 +230,7 @@ fn start_shards(
             listeners,
             doors: shared.doors.clone(),
             store: shared.store.clone(),
+            spool: shared.spool.clone(),
             control: shared.control.clone(),
             metrics: metrics.clone(),
         };

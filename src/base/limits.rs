@@ -78,3 +78,34 @@ const _: () = assert!(CLIENT_TRANSACTION_COUNT_MAX <= u32::MAX as usize);
 pub const DELIVERY_USER_COUNT_MAX: usize = 1 << 20;
 /// Users one shard delivers to at the same time.
 pub const DELIVERY_ACTIVE_MAX: usize = 1_024;
+/// MSRP sessions of one shard, spooled and originated ones included.
+pub const MSRP_SESSION_COUNT_MAX: usize = 1 << 16;
+/// MSRP connections of one shard.
+pub const MSRP_CONNECTION_COUNT_MAX: usize = 1 << 17;
+/// Head of an MSRP chunk, start line to blank line (SPEC §4.1).
+pub const MSRP_HEAD_LEN_MAX: usize = 8 * 1024;
+/// URIs of one MSRP path (SPEC §4.1).
+pub const MSRP_PATH_COUNT_MAX: usize = 10;
+/// Chunks of one MSRP session that wait for their responses; over it the sender is not read from.
+pub const MSRP_PENDING_COUNT_MAX: usize = 1_024;
+/// Bytes waiting to leave on one MSRP connection over which those who fill it are not read from.
+pub const MSRP_EGRESS_HIGH: usize = 256 * 1024;
+/// Bytes waiting to leave on one MSRP connection under which they are read from again.
+pub const MSRP_EGRESS_LOW: usize = 64 * 1024;
+/// Bytes of one message on their way to the spool over which its sender is not read from.
+pub const SPOOL_WINDOW_LEN: usize = 1 << 20;
+/// Bytes of one message on their way to the history over which its recording is given up: it must not slow the transfer.
+pub const HISTORY_WINDOW_LEN: usize = 16 << 20;
+/// Items in the spool's mailbox.
+pub const SPOOL_MAILBOX_LEN: usize = 16_384;
+/// Sessions of large message mode of one shard between INVITE and the end of the last transaction.
+pub const LARGE_SESSION_COUNT_MAX: usize = 1 << 16;
+/// URIs of one route set.
+pub const ROUTE_COUNT_MAX: usize = 16;
+/// Media lines of one SDP description.
+pub const SDP_MEDIA_COUNT_MAX: usize = 16;
+/// Bytes of one SDP description.
+pub const SDP_LEN_MAX: usize = 16 * 1024;
+
+const _: () = assert!(MSRP_EGRESS_LOW < MSRP_EGRESS_HIGH);
+const _: () = assert!(MSRP_CONNECTION_COUNT_MAX < 1 << 24, "a ring's tokens have 24 bits for the slot");

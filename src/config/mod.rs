@@ -14,7 +14,4 @@ mod values;
 
 pub use error::ConfigError;
 pub use settings::Placement;
-pub use values::{
-    Config, Deferred, Http, Large, Log, LogLevel, Msrp, MsrpAck, PathMode, Policy, Preferences, Shards, Sip, Store,
-    UserAgentVersion, Xdms,
-};
+pub use values::{Config, Deferred, Http, Large, Log, LogLevel, Msrp, Policy, Preferences, Shards, Sip, Store, Xdms};

@@ -1,6 +1,7 @@
 //! From the configuration to what a shard's core reads.
 
 use super::values::Config;
+use crate::msrp::settings::RelaySettings;
 use crate::participating::settings::{Listener, Settings};
 use crate::participating::storage::Quota;
 use std::net::SocketAddr;
@@ -10,6 +11,8 @@ use std::net::SocketAddr;
 pub struct Placement {
     /// The shard's addresses, one for each entry of `sip.listen`.
     pub listeners: Vec<Listener>,
+    /// The shard's MSRP addresses as peers reach them, one for each entry of `msrp.listen`.
+    pub msrp: Vec<SocketAddr>,
     /// Every address of every shard.
     pub own_addresses: Vec<SocketAddr>,
     /// How many shards there are.
@@ -23,7 +26,7 @@ impl Config {
     ///
     /// The pace of deferred messages is divided among the shards; each gets at least one message per second.
     pub fn settings(&self, placement: Placement) -> Settings {
-        let Placement { listeners, own_addresses, shard_count, steering_seed } = placement;
+        let Placement { listeners, msrp, own_addresses, shard_count, steering_seed } = placement;
         assert!(shard_count > 0, "an appliance has at least one shard");
         assert_eq!(listeners.len(), self.sip.listen.len(), "one listener for each entry of sip.listen");
         Settings {
@@ -52,6 +55,12 @@ impl Config {
             device_count_max: self.preferences.device_count_max,
             default_handling: self.preferences.default,
             unknown_user: self.preferences.unknown_user,
+            ua_min: self.policy.ua_min,
+            ua_absent_allowed: self.policy.ua_absent_allowed,
+            anonymous_allowed: self.policy.anonymous_allowed,
+            large_size_max: self.large.size_max,
+            invite_timeout: self.large.invite_timeout,
+            msrp: RelaySettings { listeners: msrp, acknowledgement: self.msrp.ack, path_mode: self.msrp.path_mode },
         }
     }
 }
@@ -63,7 +72,8 @@ mod tests {
     fn placement(shard_count: u16) -> Placement {
         let address = "127.0.0.1:5060".parse().unwrap();
         let listeners = vec![Listener { well_known: address, own: address }];
-        Placement { listeners, own_addresses: vec![address], shard_count, steering_seed: 0 }
+        let msrp = vec!["127.0.0.1:2855".parse().unwrap()];
+        Placement { listeners, msrp, own_addresses: vec![address], shard_count, steering_seed: 0 }
     }
 
     #[test]

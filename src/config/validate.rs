@@ -5,12 +5,12 @@ use super::peer::{self, LookUp, Surroundings, parse_peer};
 use super::ports::Claim;
 use super::raw::{self, Key, OneOrMany, Raw, Scalar};
 use super::values::{
-    Config, Deferred, Http, Large, Log, LogLevel, Msrp, MsrpAck, PathMode, Policy, Preferences, Shards, Sip, Store,
-    UserAgentVersion, Xdms, cpu_count,
+    Config, Deferred, Http, Large, Log, LogLevel, Msrp, Policy, Preferences, Shards, Sip, Store, Xdms, cpu_count,
 };
 use crate::base::limits::{FORK_COUNT_MAX, SHARD_COUNT_MAX, SIP_MESSAGE_LEN_MAX};
+use crate::msrp::settings::{Acknowledgement, PathMode};
 use crate::participating::preferences::Handling;
-use crate::participating::settings::{Expired, InterworkingFailure, Oversize, Peer, UnknownUser};
+use crate::participating::settings::{Expired, InterworkingFailure, Oversize, Peer, UnknownUser, UserAgentVersion};
 use ipnet::IpNet;
 use percent_encoding::percent_decode_str;
 use std::net::{IpAddr, SocketAddr};
@@ -255,7 +255,8 @@ impl Check<'_> {
 
     fn msrp(&self, raw: &raw::Msrp) -> Result<Msrp> {
         Ok(Msrp {
-            listen: self.text("msrp.listen", &raw.listen, "127.0.0.1:2855", address)?,
+            listen: vec![self.text("msrp.listen", &raw.listen, "127.0.0.1:2855", address)?],
+            advertise: Vec::new(),
             ack: self.word("msrp.ack", &raw.ack, MSRP_ACKS)?,
             path_mode: self.word("msrp.path_mode", &raw.path_mode, PATH_MODES)?,
         })
@@ -307,8 +308,8 @@ impl Check<'_> {
             ));
         }
         claims.push(one("http.listen", place_of(&raw.http.listen), http.listen, 1, "HTTP"));
-        if raw.msrp.listen.is_some() {
-            claims.push(one("msrp.listen", place_of(&raw.msrp.listen), msrp.listen, shard_count, "MSRP"));
+        for addr in &msrp.listen {
+            claims.push(one("msrp.listen", place_of(&raw.msrp.listen), *addr, shard_count, "MSRP"));
         }
         for (index, claim) in claims.iter().enumerate() {
             if claim.overflows() {
@@ -571,5 +572,6 @@ const HANDLINGS: &[(&str, Handling)] = &[
 const UNKNOWN_USERS: &[(&str, UnknownUser)] = &[("404", UnknownUser::NotFound), ("serve", UnknownUser::Serve)];
 const LOG_LEVELS: &[(&str, LogLevel)] =
     &[("info", LogLevel::Info), ("error", LogLevel::Error), ("warn", LogLevel::Warn), ("debug", LogLevel::Debug)];
-const MSRP_ACKS: &[(&str, MsrpAck)] = &[("end-to-end", MsrpAck::EndToEnd), ("hop-by-hop", MsrpAck::HopByHop)];
+const MSRP_ACKS: &[(&str, Acknowledgement)] =
+    &[("end-to-end", Acknowledgement::EndToEnd), ("hop-by-hop", Acknowledgement::HopByHop)];
 const PATH_MODES: &[(&str, PathMode)] = &[("prepend", PathMode::Prepend), ("replace", PathMode::Replace)];

@@ -3,8 +3,9 @@
 use super::error::{ConfigError, Document};
 use super::{peer, validate};
 use crate::base::limits::SHARD_COUNT_MAX;
+use crate::msrp::settings::{Acknowledgement, PathMode};
 use crate::participating::preferences::Handling;
-use crate::participating::settings::{Expired, InterworkingFailure, Oversize, Peer, UnknownUser};
+use crate::participating::settings::{Expired, InterworkingFailure, Oversize, Peer, UnknownUser, UserAgentVersion};
 use ipnet::IpNet;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
@@ -133,15 +134,6 @@ pub struct Policy {
     pub anonymous_allowed: bool,
 }
 
-/// The version of an OMA enabler, as in `CPM-client/OMA2.1`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct UserAgentVersion {
-    /// Before the dot.
-    pub major: u16,
-    /// After the dot.
-    pub minor: u16,
-}
-
 /// The deferred queue (`[deferred]`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Deferred {
@@ -221,35 +213,17 @@ impl LogLevel {
     }
 }
 
-/// MSRP (`[msrp]`): takes effect with large message mode.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// MSRP (`[msrp]`).
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Msrp {
-    /// First listening address; shard n uses port + n.
-    pub listen: SocketAddr,
+    /// First listening address of each family or interface; shard n uses port + n.
+    pub listen: Vec<SocketAddr>,
+    /// Addresses that peers are told, where one listens on an unspecified one.
+    pub advertise: Vec<IpAddr>,
     /// Who answers a chunk.
-    pub ack: MsrpAck,
+    pub ack: Acknowledgement,
     /// How `a=path` is written.
     pub path_mode: PathMode,
-}
-
-/// Who answers a chunk (`msrp.ack`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum MsrpAck {
-    /// The receiver.
-    #[default]
-    EndToEnd,
-    /// This appliance.
-    HopByHop,
-}
-
-/// How `a=path` is written (`msrp.path_mode`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum PathMode {
-    /// Own URI before the peer's.
-    #[default]
-    Prepend,
-    /// Own URI alone.
-    Replace,
 }
 
 /// Large message mode (`[large]`).

@@ -169,6 +169,8 @@ impl<D: Directory> Core<D> {
                 self.take(&message, source, now, false);
             }
             Input::Store { ticket, answer } => self.on_store_answer(Waiting::of(ticket), answer, now),
+            // Nothing asks the spool yet.
+            Input::Spool { .. } => {}
             Input::Control { ticket, answer } => self.on_control_answer(Waiting::of(ticket), answer, now),
             Input::SubscriberReady(user) => self.on_subscriber_ready(user, now),
             Input::Returned { input, .. } => self.on_returned(*input, now),

@@ -1,8 +1,9 @@
 //! Everything the participating function may ask for.
 
 use super::input::{ControlCommand, Input, Transport};
-use super::storage::Command;
+use super::storage::{Command, SpoolCommand};
 use crate::base::id::{ConnId, ShardId, Ticket};
+use crate::msrp::effect::MediaEffect;
 use bytes::Bytes;
 use std::net::SocketAddr;
 
@@ -70,6 +71,15 @@ pub enum Effect {
         /// What to do.
         command: ControlCommand,
     },
+    /// Asks the spool.
+    Spool {
+        /// Comes back with the answer, where there is one.
+        ticket: Ticket,
+        /// What to do.
+        command: SpoolCommand,
+    },
+    /// Does something to MSRP connections.
+    Media(MediaEffect),
     /// Gives an input to another shard.
     Post {
         /// The shard.

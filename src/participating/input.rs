@@ -46,6 +46,13 @@ pub enum Input {
         /// What came of it.
         answer: storage::Answer,
     },
+    /// The spool answers a command.
+    Spool {
+        /// Who asked.
+        ticket: Ticket,
+        /// What came of it.
+        answer: Result<storage::SpoolReply, storage::Fault>,
+    },
     /// The control plane answers a command.
     Control {
         /// Who asked.

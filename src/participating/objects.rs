@@ -88,6 +88,7 @@ pub fn object(message: &Message<'_>, request: &Bytes, making: Making<'_>) -> Mes
         head: Bytes::from(head),
         content_type: lossy(text(Name::ContentType)),
         body: request.slice(message.scan.body.start as usize..message.scan.body.end as usize),
+        content: None,
         body_len: message.body().len() as u64,
     }
 }

@@ -451,6 +451,7 @@ impl<D: Directory> Core<D> {
             not_before: UnixMillis(0),
             wants_failure_notice: content.wants_failure_notice(),
             request,
+            content: None,
         }
     }
 

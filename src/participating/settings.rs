@@ -3,6 +3,7 @@
 use super::effect::NextHop;
 use super::preferences::Handling;
 use super::storage::Quota;
+use crate::msrp::settings::RelaySettings;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -48,6 +49,15 @@ pub enum UnknownUser {
     NotFound,
     /// Treated as a user without documents and registrations.
     Serve,
+}
+
+/// The version of an OMA enabler, as in `CPM-client/OMA2.1`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct UserAgentVersion {
+    /// Before the dot.
+    pub major: u16,
+    /// After the dot.
+    pub minor: u16,
 }
 
 /// A next hop as configured.
@@ -123,4 +133,16 @@ pub struct Settings {
     pub default_handling: Handling,
     /// What happens for users of whom nothing is known.
     pub unknown_user: UnknownUser,
+    /// Lowest client version taken in large message mode (SPEC LM-2).
+    pub ua_min: Option<UserAgentVersion>,
+    /// A client that names no version is taken all the same.
+    pub ua_absent_allowed: bool,
+    /// Senders may be anonymous in large message mode (SPEC LM-3).
+    pub anonymous_allowed: bool,
+    /// Longest message in large message mode, bytes.
+    pub large_size_max: u64,
+    /// Longest wait for a device's final answer to an INVITE.
+    pub invite_timeout: Duration,
+    /// MSRP.
+    pub msrp: RelaySettings,
 }

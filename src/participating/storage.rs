@@ -28,7 +28,96 @@ pub struct DeferredMessage {
     pub wants_failure_notice: bool,
     /// The SIP request as received, byte for byte.
     pub request: Bytes,
+    /// The message of an INVITE in large message mode, which came over MSRP; `None` for a MESSAGE.
+    pub content: Option<ContentFile>,
 }
+
+/// A file that the spool is writing or has written; unique for the life of the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SpoolId(pub u64);
+
+/// A whole message in a file of the content store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContentFile {
+    /// The spool's finished file that the store takes over, in a command; `None` in the store's answers.
+    pub spool: Option<SpoolId>,
+    /// The lower-case hexadecimal SHA-256 of its bytes: its name in the content store.
+    pub sha256: Box<str>,
+    /// Its length.
+    pub len: u64,
+    /// Its media type, `message/cpim` with parameters.
+    pub content_type: Box<str>,
+}
+
+/// A command to the spool, which writes and reads files of the content store. Commands of one [`SpoolId`] are carried
+/// out in order.
+#[derive(Clone, Debug)]
+pub enum SpoolCommand {
+    /// Begins a file. Not answered unless it fails.
+    Open(SpoolId),
+    /// Writes bytes at an offset; the last writer of a byte wins. Answer: [`SpoolReply::Written`].
+    Write {
+        /// The file.
+        spool: SpoolId,
+        /// Where, from 0.
+        offset: u64,
+        /// What.
+        bytes: Bytes,
+    },
+    /// Makes the file durable and hashes it. Answer: [`SpoolReply::Finished`].
+    Finish {
+        /// The file.
+        spool: SpoolId,
+        /// How long it must be.
+        len: u64,
+        /// Its media type.
+        content_type: Box<str>,
+    },
+    /// Forgets a file, finished or not, unless the store has taken it over. Not answered.
+    Discard(SpoolId),
+    /// Reads from a file of the content store. Answer: [`SpoolReply::Bytes`].
+    Read {
+        /// The file's SHA-256.
+        sha256: Box<str>,
+        /// Where, from 0.
+        offset: u64,
+        /// How much; less comes only at the end of the file.
+        len: u32,
+    },
+}
+
+/// What the spool answers when a command succeeds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SpoolReply {
+    /// So many bytes were written.
+    Written(usize),
+    /// The file is durable under its temporary name, for the store to take over.
+    Finished {
+        /// The file.
+        file: ContentFile,
+        /// Its first bytes, as far as CPIM headers reach.
+        head: Bytes,
+    },
+    /// What was read.
+    Bytes(Bytes),
+}
+
+/// A command to the spool and the shard that waits for its answer.
+#[derive(Debug)]
+pub struct SpoolJob {
+    /// The shard that asks.
+    pub shard: ShardId,
+    /// Comes back with the answer.
+    pub ticket: Ticket,
+    /// What to do.
+    pub command: SpoolCommand,
+}
+
+/// The spool's door for shards. Full is [`Fault::Busy`].
+pub type SpoolMailbox = Mailbox<SpoolJob>;
+
+/// Bytes of a finished file that [`SpoolReply::Finished`] brings along.
+pub const SPOOL_HEAD_LEN: usize = 8 * 1024;
 
 /// Where an object of the message store or history came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,8 +170,10 @@ pub struct MessageObject {
     pub head: Bytes,
     /// The body's media type, parameters included.
     pub content_type: Box<str>,
-    /// The body, byte for byte; empty in a list.
+    /// The body, byte for byte; empty in a list, and in a command where it is in `content`.
     pub body: Bytes,
+    /// The body's file, in a command that keeps a large message; `None` in answers.
+    pub content: Option<ContentFile>,
     /// How long the body is, also where it is left out.
     pub body_len: u64,
 }

@@ -1,11 +1,15 @@
 //! What a shard drives.
 
+use crate::base::id::ConnId;
 use crate::base::time::{Instant, Now};
 use crate::metrics::stages::Stages;
+use crate::msrp::effect::ConnectTicket;
 use crate::participating;
 use crate::participating::effect::Effect;
 use crate::participating::input::{Input, Source};
 use crate::participating::subscriber::Directory;
+use bytes::Bytes;
+use std::net::SocketAddr;
 
 /// A sans-IO core: everything that happens arrives as a call, everything it wants leaves as an effect.
 pub trait Core {
@@ -14,6 +18,38 @@ pub trait Core {
 
     /// Takes what another thread or the shard itself has to say.
     fn handle_input(&mut self, input: Input, now: Now);
+
+    /// A peer opened an MSRP connection on the shard's own MSRP address; false closes it at once.
+    fn media_accepted(&mut self, _conn: ConnId, _peer: SocketAddr, _listener: u8, _now: Now) -> bool {
+        false
+    }
+
+    /// An MSRP connection that the core asked for is open; false closes it at once.
+    fn media_connected(&mut self, _ticket: ConnectTicket, _conn: ConnId, _now: Now) -> bool {
+        false
+    }
+
+    /// An MSRP connection that the core asked for could not be opened.
+    fn media_connect_failed(&mut self, _ticket: ConnectTicket, _now: Now) {}
+
+    /// Takes bytes of an MSRP connection, borrowed from the receive buffer. `share` makes the whole buffer outlive the
+    /// call, without a copy while the shard has buffers to spare.
+    fn handle_media(&mut self, _conn: ConnId, _bytes: &[u8], _share: &mut dyn FnMut() -> Bytes, _now: Now) {}
+
+    /// Bytes of an MSRP connection have left.
+    fn media_sent(&mut self, _conn: ConnId, _len: usize, _now: Now) {}
+
+    /// An MSRP connection has ended: its peer closed it, it broke, or it took nothing for too long.
+    fn media_closed(&mut self, _conn: ConnId, _now: Now) {}
+
+    /// The next MSRP connection that has something to send and had nothing when it was last asked. Asked at the end of a
+    /// turn; a connection whose last bytes are still in the kernel's hands is asked again once they have left.
+    fn poll_media(&mut self) -> Option<ConnId> {
+        None
+    }
+
+    /// Takes what an MSRP connection sends next, as one request: at most [`crate::uring::ring::BATCH_COUNT_MAX`] pieces.
+    fn take_media(&mut self, _conn: ConnId, _batch: &mut Vec<Bytes>) {}
 
     /// Does what is due. Afterwards [`Core::poll_timeout`] is later than `now`, or `None`.
     fn handle_timeout(&mut self, now: Now);

@@ -13,7 +13,7 @@ use crate::metrics::counters::ShardMetrics;
 use crate::metrics::names::{Counter, Gauge};
 use crate::metrics::stages::Stages;
 use crate::participating::input::{ControlMailbox, Input};
-use crate::participating::storage::StoreMailbox;
+use crate::participating::storage::{SpoolMailbox, StoreMailbox};
 use crate::uring::ring::{Completion, Ring, Token};
 use socket2::SockRef;
 use std::net::Shutdown;
@@ -30,6 +30,7 @@ pub(super) struct Shard<C> {
     pub(super) listeners: Vec<ListenerSockets>,
     pub(super) doors: Arc<Doors>,
     pub(super) store: Arc<StoreMailbox>,
+    pub(super) spool: Arc<SpoolMailbox>,
     pub(super) control: Arc<ControlMailbox>,
     pub(super) metrics: Arc<ShardMetrics>,
     pub(super) stages: Stages,
@@ -79,7 +80,7 @@ pub(super) enum Look {
 
 impl<C: Core> Shard<C> {
     pub(super) fn new(plan: Plan, ring: Ring, core: C) -> Self {
-        let Plan { shard, cpu: _, listeners, doors, store, control, metrics } = plan;
+        let Plan { shard, cpu: _, listeners, doors, store, spool, control, metrics } = plan;
         let now = clock::now();
         Self {
             ring,
@@ -88,6 +89,7 @@ impl<C: Core> Shard<C> {
             listeners,
             doors,
             store,
+            spool,
             control,
             metrics,
             stages: Stages::default(),

@@ -8,7 +8,7 @@ use crate::base::id::{ConnId, ShardId, Ticket};
 use crate::metrics::names::Counter;
 use crate::participating::effect::{Effect, Socket, StreamTarget};
 use crate::participating::input::{ControlAnswer, ControlCommand, ControlJob, Input, Shards};
-use crate::participating::storage::{Fault, Job, ReplyTo};
+use crate::participating::storage::{Fault, Job, ReplyTo, SpoolJob};
 use crate::uring::socket::outgoing_stream;
 use bytes::Bytes;
 use std::net::SocketAddr;
@@ -40,6 +40,12 @@ impl<C: Core> Shard<C> {
                     self.core.handle_input(Input::Store { ticket, answer: Err(Fault::Busy) }, self.now);
                 }
             }
+            Effect::Spool { ticket, command } => {
+                if self.spool.try_post(SpoolJob { shard: self.id, ticket, command }).is_err() {
+                    self.core.handle_input(Input::Spool { ticket, answer: Err(Fault::Busy) }, self.now);
+                }
+            }
+            Effect::Media(_) => {}
             Effect::Control { ticket, command } => {
                 if let Err(job) = self.control.try_post(ControlJob { shard: self.id, ticket, command }) {
                     let answer = match job.command {

@@ -9,7 +9,7 @@ use crate::base::limits::{DATAGRAM_SEND_COUNT_MAX, SIP_MESSAGE_LEN_MAX, STREAM_C
 use crate::base::time::Now;
 use crate::metrics::counters::ShardMetrics;
 use crate::participating::input::ControlMailbox;
-use crate::participating::storage::StoreMailbox;
+use crate::participating::storage::{SpoolMailbox, StoreMailbox};
 use crate::uring::buffers::BufferPlan;
 use crate::uring::ring::{DATAGRAM_PREFIX_LEN, Ring, RingPlan};
 use std::io;
@@ -29,6 +29,8 @@ pub struct Plan {
     pub doors: Arc<Doors>,
     /// The durable store.
     pub store: Arc<StoreMailbox>,
+    /// The files of large messages.
+    pub spool: Arc<SpoolMailbox>,
     /// The control plane.
     pub control: Arc<ControlMailbox>,
     /// What it counts.

@@ -5,6 +5,7 @@
 //! bytes), [`message`] (views on the headers the product reads), [`header`] (values), [`uri`], [`mod@write`] (range-copy
 //! writer), [`transport`] (which way a message goes), [`transaction`] (the machines of §17).
 
+pub mod dialog;
 pub mod framing;
 pub mod header;
 pub mod message;

@@ -70,6 +70,14 @@ names! {
     InReplyToContributionId = "InReplyTo-Contribution-ID";
     RecordedTimestamp = "Timestamp";
     MinExpires = "Min-Expires";
+    SessionExpires = "Session-Expires", b'x';
+    MinSe = "Min-SE";
+    Allow = "Allow";
+    Rseq = "RSeq";
+    Rack = "RAck";
+    Reason = "Reason";
+    ContentDisposition = "Content-Disposition";
+    Replaces = "Replaces";
 }
 
 /// Buckets of names by length, each with its first letter in lower case, so that one comparison or two decide.

@@ -113,6 +113,7 @@ fn message(row: &Row<'_>) -> rusqlite::Result<DeferredMessage> {
         not_before: UnixMillis(row.get(6)?),
         wants_failure_notice: row.get(7)?,
         request: Bytes::copy_from_slice(row.get_ref(8)?.as_blob()?),
+        content: None,
     })
 }
 

@@ -87,6 +87,7 @@ pub(super) fn deferral(user: &str, sequence: u64) -> Command {
             not_before: UnixMillis(0),
             wants_failure_notice: false,
             request: request(sequence),
+            content: None,
         }),
         quota: Quota { count: 1_000_000, bytes: u64::MAX },
     }
@@ -106,6 +107,7 @@ pub(super) fn object(user: &str, imdn_message_id: &str, body: &[u8]) -> Box<Mess
         head: Bytes::from_static(b"From: <sip:alice@away.example>\r\n"),
         content_type: "text/plain;charset=UTF-8".into(),
         body: Bytes::copy_from_slice(body),
+        content: None,
         body_len: body.len() as u64,
     })
 }

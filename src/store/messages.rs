@@ -188,6 +188,7 @@ fn object(row: &Row<'_>) -> rusqlite::Result<MessageObject> {
         content_type: row.get(9)?,
         head: Bytes::copy_from_slice(row.get_ref(10)?.as_blob()?),
         body: Bytes::copy_from_slice(row.get_ref(11)?.as_blob()?),
+        content: None,
         body_len: u64::try_from(row.get::<_, i64>(12)?).unwrap_or(0),
     })
 }

@@ -222,7 +222,7 @@ fn carry_out(core: &mut Core<MapDirectory>, store: &mut super::store::ModelStore
                 };
                 core.handle_input(Input::Control { ticket, answer }, now);
             }
-            Effect::Post { .. } => {}
+            Effect::Spool { .. } | Effect::Media(_) | Effect::Post { .. } => {}
         }
     }
 }

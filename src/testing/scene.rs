@@ -5,6 +5,7 @@ use crate::base::id::ShardId;
 use crate::base::rng::Rng;
 use crate::base::time::{Instant, Now, UnixMillis};
 use crate::metrics::counters::ShardMetrics;
+use crate::msrp::settings::{Acknowledgement, PathMode, RelaySettings};
 use crate::participating::core::Core;
 use crate::participating::devices::Device;
 use crate::participating::effect::NextHop;
@@ -33,6 +34,11 @@ pub const fn address(ip: [u8; 4], port: u16) -> SocketAddr {
 /// The address of a shard's own port.
 pub const fn own(shard: u16) -> SocketAddr {
     address([192, 0, 2, 1], 5080 + shard)
+}
+
+/// The MSRP address of a shard.
+pub const fn msrp(shard: u16) -> SocketAddr {
+    address([192, 0, 2, 1], 2855 + shard)
 }
 
 /// Both clocks, so long after the start.
@@ -75,6 +81,16 @@ pub fn settings(shard: u16, shard_count: u16) -> Settings {
         device_count_max: 10,
         default_handling: Handling::Defer,
         unknown_user: UnknownUser::NotFound,
+        ua_min: None,
+        ua_absent_allowed: true,
+        anonymous_allowed: true,
+        large_size_max: 10 << 20,
+        invite_timeout: Duration::from_secs(180),
+        msrp: RelaySettings {
+            listeners: vec![msrp(shard)],
+            acknowledgement: Acknowledgement::EndToEnd,
+            path_mode: PathMode::Prepend,
+        },
     }
 }
 

@@ -627,6 +627,7 @@ impl World {
                     let command = Box::new(command);
                     self.soon(Duration::from_millis(5), Event::Controlled { shard, ticket, command, epoch });
                 }
+                Effect::Spool { .. } | Effect::Media(_) => unreachable!("no session is set up here"),
                 Effect::Post { to, input } => {
                     self.soon(Duration::from_millis(1), Event::Posted { to, input, epoch });
                 }

@@ -1,0 +1,10 @@
+//! MSRP: chunks on connections, sessions with two sides, and what passes between them.
+//!
+//! Owns framing, heads, paths, transactions, reports, binding, egress order and back-pressure. Refuses to know SIP, SDP,
+//! sockets, disks and clocks: bytes come in as borrowed slices, what leaves is taken out by the shard, everything rarer
+//! than a chunk is an [`effect::MediaEffect`] or an event.
+//!
+//! Specifications: RFC 4975, RFC 4976 (path handling), RFC 6135, RFC 6714; SPEC §4.
+
+pub mod effect;
+pub mod settings;
