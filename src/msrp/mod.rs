@@ -25,6 +25,8 @@ mod report;
 mod session;
 pub mod settings;
 pub mod status;
+#[cfg(test)]
+mod tests;
 mod timers;
 pub mod uri;
 pub mod write;

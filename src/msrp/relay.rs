@@ -364,6 +364,16 @@ impl Relay {
     }
 }
 
+#[cfg(test)]
+impl Relay {
+    /// Panics when something remains of sessions and connections that are gone.
+    pub fn assert_no_leftovers(&self) {
+        assert!(self.attempts.is_empty() && self.reach.is_empty(), "{:?}", self.reach);
+        assert!(self.sessions.is_empty() && self.net.len() == 0);
+        assert!(self.net.releases.is_empty());
+    }
+}
+
 /// A head as it can be read again: without a body, its end is known by an end-line.
 fn whole_head(head: &Head<'_>) -> Vec<u8> {
     let mut bytes = head.bytes.to_vec();
