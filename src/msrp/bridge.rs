@@ -190,7 +190,9 @@ impl Relay {
             passage.stage = Stage::Idle;
         }
         let report = passage.report;
-        if report != FailureReport::No && let Some(back) = session.pending.back_mut() {
+        if report != FailureReport::No
+            && let Some(back) = session.pending.back_mut()
+        {
             debug_assert!(!back.is_closed, "the chunk that ends is the last one");
             back.is_closed = true;
             back.is_last = is_last;
@@ -454,7 +456,9 @@ impl Relay {
         let Some(session) = self.sessions.get_mut(id) else { return false };
         if !is_free {
             session.passage.open = Open::No;
-            if session.passage.report != FailureReport::No && let Some(back) = session.pending.back_mut() {
+            if session.passage.report != FailureReport::No
+                && let Some(back) = session.pending.back_mut()
+            {
                 back.is_closed = true;
                 back.stamp = now;
             }
@@ -466,7 +470,9 @@ impl Relay {
         passage.tid = far.tid();
         passage.open = Open::Yes;
         passage.has_body = true;
-        if passage.report != FailureReport::No && let Some(back) = session.pending.back_mut() {
+        if passage.report != FailureReport::No
+            && let Some(back) = session.pending.back_mut()
+        {
             back.continues(far.sequence);
         }
         if let Some(connection) = self.net.get_mut(to) {

@@ -173,9 +173,9 @@ impl Net {
     /// Takes a connection in; `None` when there is no room. RFC 4975 §5.4.
     pub fn insert(&mut self, id: ConnId, origin: Origin, now: Instant) -> Option<&mut Connection> {
         let slot = id.slot as usize;
-        if slot >= MSRP_CONNECTION_COUNT_MAX || self.table.get(slot).is_some_and(|entry| {
-            entry.as_ref().is_some_and(|connection| !connection.is_closing)
-        }) {
+        if slot >= MSRP_CONNECTION_COUNT_MAX
+            || self.table.get(slot).is_some_and(|entry| entry.as_ref().is_some_and(|connection| !connection.is_closing))
+        {
             return None;
         }
         if slot >= self.table.len() {
@@ -241,7 +241,8 @@ impl Net {
     /// Appends to a connection's output. RFC 4975 §7.1.
     #[inline]
     pub fn write<const N: usize>(&mut self, id: ConnId, parts: [&[u8]; N]) -> Option<&mut Connection> {
-        let connection = self.table.get_mut(id.slot as usize)?.as_deref_mut().filter(|connection| connection.id == id)?;
+        let connection =
+            self.table.get_mut(id.slot as usize)?.as_deref_mut().filter(|connection| connection.id == id)?;
         connection.egress.write(&mut self.spare, parts);
         if !connection.is_listed {
             connection.is_listed = true;
@@ -432,9 +433,6 @@ impl TicketParts {
     /// Unpacks it. RFC 4975 §5.4.
     pub const fn unpack(ticket: super::effect::ConnectTicket) -> Self {
         let slot = (ticket.0 & 0xf_ffff) as u32;
-        Self {
-            id: SlotId { slot, generation: (ticket.0 >> 32) as u32 },
-            try_count: (ticket.0 >> 20 & 0xfff) as u16,
-        }
+        Self { id: SlotId { slot, generation: (ticket.0 >> 32) as u32 }, try_count: (ticket.0 >> 20 & 0xfff) as u16 }
     }
 }

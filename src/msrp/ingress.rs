@@ -72,10 +72,7 @@ impl Relay {
             None if session.is_lost || session.legs[leg.side.index()].is_gone => {
                 return self.refuse(head, status::NO_SESSION);
             }
-            None => {
-                self.bind(conn, leg, now);
-                self.wake(leg.id);
-            }
+            None => self.bind(conn, leg, now),
         }
         if !repeats {
             self.learn_answer(leg, head);
@@ -206,7 +203,10 @@ impl Relay {
 pub(super) fn check_message(session: &Session, head: &Head<'_>) -> Result<(), u16> {
     let message_id = head.message_id.unwrap_or_default();
     let is_new = !session.continues(head);
-    if is_new && let Some(stopped) = &session.passage.stopped && *stopped.0 == *message_id {
+    if is_new
+        && let Some(stopped) = &session.passage.stopped
+        && *stopped.0 == *message_id
+    {
         return Err(stopped.1);
     }
     if is_new && head.has_body && !accepts(&session.legs[0].accept_types, head.content_type) {
@@ -219,7 +219,12 @@ pub(super) fn check_message(session: &Session, head: &Head<'_>) -> Result<(), u1
 
 impl Session {
     /// The message under way goes no further; its sender is told so whenever it goes on with it.
-    pub(super) fn stop_message(&mut self, message_id: &[u8], code: u16, events: &mut std::collections::VecDeque<Event>) {
+    pub(super) fn stop_message(
+        &mut self,
+        message_id: &[u8],
+        code: u16,
+        events: &mut std::collections::VecDeque<Event>,
+    ) {
         self.passage.stopped = Some(Box::new((message_id.into(), code)));
         if self.passage.stage == Stage::Underway && self.passage.message_id == message_id {
             self.passage.stage = Stage::Idle;

@@ -202,17 +202,18 @@ impl Relay {
 
     /// Joins a side to a connection opened here: the first request on it has no body, for peers that accept no other.
     fn join(&mut self, conn: ConnId, leg: LegRef, now: Instant) {
-        self.bind(conn, leg, now);
         let is_open = self.net.get(conn).is_some_and(|connection| connection.open.is_some());
         let random = self.rng.next_u64();
         let Some(session) = self.sessions.get_mut(leg.id) else { return };
         let own = &mut session.legs[leg.side.index()];
         own.next_head();
         own.binding = Some(own.sequence);
+        self.bind(conn, leg, now);
+        let Some(session) = self.sessions.get_mut(leg.id) else { return };
+        let own = &mut session.legs[leg.side.index()];
         let tid = own.tid();
         let fields = format!("Message-ID: {random:016x}\r\nByte-Range: 1-0/0\r\n");
-        let parts: [&[u8]; 7] =
-            [b"MSRP ", &tid, b" SEND\r\n", own.path_lines(), fields.as_bytes(), b"-------", &tid];
+        let parts: [&[u8]; 7] = [b"MSRP ", &tid, b" SEND\r\n", own.path_lines(), fields.as_bytes(), b"-------", &tid];
         if is_open {
             self.scratch.clear();
             parts.iter().for_each(|part| self.scratch.extend_from_slice(part));
@@ -234,7 +235,7 @@ impl Relay {
         connection.legs.push(leg);
         self.events.push_back(Event::Bound { id: leg.id, side: leg.side });
         self.arm(leg.id);
-        self.pump(leg.id, now);
+        self.wake(leg.id);
     }
 
     /// The response to our own binding SEND.
@@ -246,7 +247,6 @@ impl Relay {
         session.legs[side.index()].binding = None;
         self.arm(id);
         self.wake(id);
-        self.pump(id, now);
     }
 
     /// A peer connected; false closes the connection. RFC 4975 §5.4.

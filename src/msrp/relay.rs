@@ -203,7 +203,8 @@ impl Relay {
     /// Keeps input until its session can go on.
     fn hold(&mut self, conn: ConnId, head: Vec<u8>, rest: Option<Bytes>) {
         let Some(connection) = self.net.get_mut(conn) else { return };
-        let held = connection.extra().held.get_or_insert_with(|| Held { head: Vec::new(), input: VecDeque::new(), len: 0 });
+        let held =
+            connection.extra().held.get_or_insert_with(|| Held { head: Vec::new(), input: VecDeque::new(), len: 0 });
         debug_assert!(held.head.is_empty(), "one head waits at a time");
         held.head = head;
         held.len += rest.as_ref().map_or(0, Bytes::len);
@@ -216,7 +217,8 @@ impl Relay {
     /// Takes held input up again.
     fn release(&mut self, conn: ConnId, now: Instant) {
         self.pump_connection(conn, now);
-        let Some(mut held) = self.net.get_mut(conn).and_then(|connection| connection.extra.as_mut()?.held.take()) else {
+        let Some(mut held) = self.net.get_mut(conn).and_then(|connection| connection.extra.as_mut()?.held.take())
+        else {
             return;
         };
         let head = std::mem::take(&mut held.head);

@@ -261,19 +261,9 @@ impl Leg {
         let uri = self.uri.as_bytes();
         let gap: &[u8] = if other_path.is_empty() { b"" } else { b" " };
         let tid = &self.head[..TID_END];
-        self.head = [
-            tid,
-            SEND,
-            b"To-Path: ",
-            &self.peer_path,
-            b"\r\nFrom-Path: ",
-            uri,
-            gap,
-            other_path,
-            b"\r\n",
-        ]
-        .concat()
-        .into_boxed_slice();
+        self.head = [tid, SEND, b"To-Path: ", &self.peer_path, b"\r\nFrom-Path: ", uri, gap, other_path, b"\r\n"]
+            .concat()
+            .into_boxed_slice();
         self.answer = answer_paths(uri, uri::first(&self.peer_path)).into_boxed_slice();
     }
 
@@ -320,7 +310,9 @@ pub fn accepts(accept_types: &[u8], content_type: Option<&[u8]>) -> bool {
     accept_types.split(|byte| *byte == b' ').filter(|accepted| !accepted.is_empty()).any(|accepted| {
         let accepted = accepted.split(|byte| *byte == b';').next().unwrap_or_default();
         match accepted.strip_suffix(b"*") {
-            Some(prefix) => content_type.len() >= prefix.len() && content_type[..prefix.len()].eq_ignore_ascii_case(prefix),
+            Some(prefix) => {
+                content_type.len() >= prefix.len() && content_type[..prefix.len()].eq_ignore_ascii_case(prefix)
+            }
             None => accepted.eq_ignore_ascii_case(content_type),
         }
     })

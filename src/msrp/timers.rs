@@ -89,7 +89,8 @@ impl Relay {
     /// Gives up on responses that did not come in time. True when the session is lost with them.
     fn expire_pending(&mut self, id: SessionId, now: Instant) -> bool {
         let Some(session) = self.sessions.get_mut(id) else { return true };
-        let sent = session.legs[1].conn.and_then(|conn| self.net.get(conn)).map_or(0, |found| found.egress.sent_position());
+        let sent =
+            session.legs[1].conn.and_then(|conn| self.net.get(conn)).map_or(0, |found| found.egress.sent_position());
         if let Local::Source(source) = &mut session.local {
             if !source.expire(sent, now) {
                 return false;

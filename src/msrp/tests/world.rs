@@ -24,7 +24,7 @@ pub struct World {
     pub connects: Vec<(ConnectTicket, SocketAddr, u8)>,
     pub abandoned: Vec<ConnectTicket>,
     rng: Rng,
-    cut_max: usize,
+    pub cut_max: usize,
     next_slot: u32,
 }
 
@@ -91,8 +91,8 @@ impl Bridge {
         world.negotiate(id, Side::Terminating, B_PATH, Role::Passive, &[]);
         world.relay.start(id, world.now);
         let (a, b) = (world.accept(), world.accept());
-        world.bind(a, id, Side::Originating, A_PATH);
-        world.bind(b, id, Side::Terminating, B_PATH);
+        assert!(world.bind(a, id, Side::Originating, A_PATH).is_empty());
+        assert!(world.bind(b, id, Side::Terminating, B_PATH).is_empty());
         assert_eq!(world.events.drain(..).count(), 2, "both sides are bound");
         Self { world, id, a, b }
     }
@@ -132,7 +132,15 @@ impl Bridge {
     }
 }
 
-pub fn request(tid: &str, method: &str, to: &str, from: &str, fields: &str, body: Option<&[u8]>, flag: char) -> Vec<u8> {
+pub fn request(
+    tid: &str,
+    method: &str,
+    to: &str,
+    from: &str,
+    fields: &str,
+    body: Option<&[u8]>,
+    flag: char,
+) -> Vec<u8> {
     let mut bytes = format!("MSRP {tid} {method}\r\nTo-Path: {to}\r\nFrom-Path: {from}\r\n{fields}").into_bytes();
     if let Some(body) = body {
         bytes.extend_from_slice(b"\r\n");
@@ -207,13 +215,16 @@ impl World {
     }
 
     /// A peer binds its side, and hears that it did.
-    pub fn bind(&mut self, conn: ConnId, id: SessionId, side: Side, from: &str) {
+    ///
+    /// Answers what comes behind the response.
+    pub fn bind(&mut self, conn: ConnId, id: SessionId, side: Side, from: &str) -> Vec<Chunk> {
         let to = self.relay.uri(id, side).to_owned();
         let fields = "Message-ID: bind\r\nByte-Range: 1-0/0\r\n";
         self.write(conn, &request("bind1234", "SEND", &to, from, fields, None, '$'));
-        let heard = self.heard(conn);
-        assert_eq!(heard.len(), 1, "{heard:?}");
-        assert_eq!((heard[0].what.as_str(), heard[0].tid.as_str()), ("200 OK", "bind1234"));
+        let mut heard = self.heard(conn);
+        let answer = heard.remove(0);
+        assert_eq!((answer.what.as_str(), answer.tid.as_str()), ("200 OK", "bind1234"));
+        heard
     }
 
     /// A peer's bytes arrive.
@@ -351,7 +362,9 @@ impl World {
             return true;
         }
         let mut left = cut;
-        while left > 0 && let Some(mut piece) = wire.flight.pop_front() {
+        while left > 0
+            && let Some(mut piece) = wire.flight.pop_front()
+        {
             let part = piece.split_to(piece.len().min(left));
             left -= part.len();
             wire.heard.extend_from_slice(&part);
@@ -377,7 +390,8 @@ impl World {
 pub fn parse(mut bytes: &[u8]) -> Vec<Chunk> {
     let mut chunks = Vec::new();
     while !bytes.is_empty() {
-        let line_end = find(bytes, b"\r\n").unwrap_or_else(|| panic!("no line in {:?}", String::from_utf8_lossy(bytes)));
+        let line_end =
+            find(bytes, b"\r\n").unwrap_or_else(|| panic!("no line in {:?}", String::from_utf8_lossy(bytes)));
         let line = std::str::from_utf8(&bytes[..line_end]).unwrap();
         let mut words = line.splitn(3, ' ');
         assert_eq!(words.next(), Some("MSRP"), "{line}");
