@@ -4,7 +4,7 @@
 //! deferred delivery in [`super::deferred`].
 
 use super::deferred::Deliveries;
-use super::effect::{Effect, NextHop};
+use super::effect::{Effect, NextHop, Socket, StreamTarget};
 use super::facts;
 use super::input::{ControlAnswer, ControlCommand, Input, Source, Transport};
 use super::pager::{Job, Stage};
@@ -178,7 +178,7 @@ impl<D: Directory> Core<D> {
                 if let Waiting::Client(id) = Waiting::of(ticket)
                     && let Some((owner, verdict)) = self.transactions.on_unsendable(id, now.at, &mut self.effects)
                 {
-                    self.on_verdict(owner, verdict, None, now);
+                    self.on_verdict(id, owner, verdict, None, now);
                 }
             }
         }
@@ -193,11 +193,11 @@ impl<D: Directory> Core<D> {
                 break;
             }
             match news {
-                Some(News::Client(owner, verdict)) => {
+                Some(News::Client(id, owner, verdict)) => {
                     if verdict == Verdict::TimedOut {
                         self.metrics.count(Counter::TransactionTimeout);
                     }
-                    self.on_verdict(owner, verdict, None, now);
+                    self.on_verdict(id, owner, verdict, None, now);
                 }
                 Some(News::TryingDue(server)) => self.on_trying_due(server, now),
                 None => {}
@@ -354,25 +354,32 @@ impl<D: Directory> Core<D> {
             self.metrics.count(Counter::DroppedMalformed);
             return;
         }
-        match self.transactions.on_response(branch, status, now.at, &mut self.effects) {
-            Some((_, owner, verdict, started)) => {
+        match self.transactions.on_response(branch, message, &envelope, now.at, &mut self.effects) {
+            Some((id, owner, verdict, started)) => {
                 self.metrics.response_received(status);
-                if verdict == Verdict::Final {
+                if matches!(verdict, Verdict::Final | Verdict::Success) {
                     self.stages.record(TimedStage::CoreRoundTrip, now.at - started);
                 }
-                self.on_verdict(owner, verdict, Some((status, message)), now);
+                self.on_verdict(id, owner, verdict, Some((status, message)), now);
             }
             None => self.metrics.count(Counter::DroppedStrayResponse),
         }
     }
 
-    fn on_verdict(&mut self, owner: Owner, verdict: Verdict, response: Option<(u16, &Message<'_>)>, now: Now) {
+    fn on_verdict(
+        &mut self,
+        _client: ClientId,
+        owner: Owner,
+        verdict: Verdict,
+        response: Option<(u16, &Message<'_>)>,
+        now: Now,
+    ) {
         match owner {
             Owner::Job(job) => self.on_branch(job, verdict, response, now),
             Owner::Delivery { id, round } => {
                 self.on_attempt(id, round, verdict, response.map(|(status, _)| status), now);
             }
-            Owner::Notice => {}
+            Owner::Leg { .. } | Owner::Origination { .. } | Owner::Notice => {}
         }
     }
 
@@ -718,7 +725,47 @@ impl<D: Directory> Core<D> {
         Some(id)
     }
 
-    fn listener_for(&self, to: SocketAddr) -> Option<u8> {
+    /// Sends an INVITE of ours: as [`Core::send_request`], with the INVITE client transaction of RFC 6026.
+    pub(super) fn send_invite(
+        &mut self,
+        owner: Owner,
+        hop: NextHop,
+        loop_mark: u32,
+        now: Now,
+        compose: impl FnOnce(&mut Vec<u8>, &[u8]),
+    ) -> Option<ClientId> {
+        let id = self.send_request(owner, hop, loop_mark, now, compose)?;
+        debug_assert!(
+            self.transactions.request_of(id).is_none_or(|request| request.starts_with(b"INVITE ")),
+            "the machine follows the method"
+        );
+        Some(id)
+    }
+
+    /// Sends an ACK for a 2xx response, which has no transaction; each repetition of the 2xx has one sent again.
+    ///
+    /// RFC 3261 §13.2.2.4.
+    pub(super) fn send_ack(&mut self, hop: NextHop, compose: impl FnOnce(&mut Vec<u8>, &[u8])) {
+        let Some(listener) = self.listener_for(hop.addr) else { return };
+        let transport = hop.transport.unwrap_or(Transport::Udp);
+        self.extra.clear();
+        let own = &self.sent_by[usize::from(listener)];
+        self.transactions.write_ack_via(transport, own, OWN_REQUEST_MARK, &mut self.rng, &mut self.extra);
+        self.scratch.clear();
+        compose(&mut self.scratch, &self.extra);
+        let bytes = Bytes::copy_from_slice(&self.scratch);
+        self.effects.push_back(match transport {
+            Transport::Udp => Effect::SendDatagram { socket: Socket::Own, listener, to: hop.addr, bytes },
+            Transport::Tcp => Effect::SendStream { to: StreamTarget::Peer(hop.addr), listener, bytes, ticket: None },
+        });
+    }
+
+    /// Calls an INVITE of ours back. RFC 3261 §9.1.
+    pub(super) fn cancel(&mut self, client: ClientId, now: Now) {
+        self.transactions.cancel(client, now.at, &mut self.effects);
+    }
+
+    pub(super) fn listener_for(&self, to: SocketAddr) -> Option<u8> {
         let own = &self.settings.listeners;
         own.iter().position(|own| own.well_known.is_ipv4() == to.is_ipv4()).map(|index| index as u8)
     }
