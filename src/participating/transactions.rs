@@ -1115,3 +1115,155 @@ fn push_hex(out: &mut Vec<u8>, value: u64, digits: u32) {
         out.push(DIGITS[(value >> (4 * place) & 15) as usize]);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    const PEER: &str = "192.0.2.9:5070";
+
+    struct Bench {
+        transactions: Transactions,
+        out: VecDeque<Effect>,
+        rng: Rng,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let transactions = Transactions::new(ShardId(0), 7, Instant(0), Arc::default());
+            Self { transactions, out: VecDeque::new(), rng: Rng::from_u64(1) }
+        }
+
+        fn invite(&mut self, transport: Transport) -> ClientId {
+            let to = PEER.parse().unwrap();
+            let destination = Destination { transport, to, listener: 0, sized_up: false };
+            let owner = Owner::Leg { session: SlotId::default(), leg: 0, request: LegRequest::Invite };
+            let id = self.transactions.reserve(owner, destination, &mut self.rng, Instant(0)).unwrap();
+            let mut via = Vec::new();
+            self.transactions.write_via(id, "192.0.2.1:5080", 9, &mut via);
+            let via = String::from_utf8(via).unwrap();
+            let request = format!(
+                "INVITE sip:bob@home.example SIP/2.0\r\nVia: {via}\r\nRoute: <sip:s@cscf.example;lr>\r\n\
+                 From: <sip:a@x>;tag=f\r\nTo: <sip:bob@home.example>\r\nCall-ID: c@pf\r\nCSeq: 7 INVITE\r\n\
+                 Content-Length: 0\r\n\r\n"
+            );
+            self.transactions.launch(id, &mut request.into_bytes(), 1500, Instant(0), &mut self.out);
+            id
+        }
+
+        fn sent(&mut self) -> Vec<String> {
+            self.out
+                .drain(..)
+                .map(|effect| match effect {
+                    Effect::SendDatagram { bytes, .. } | Effect::SendStream { bytes, .. } => {
+                        String::from_utf8(bytes.to_vec()).unwrap()
+                    }
+                    other => panic!("{other:?}"),
+                })
+                .collect()
+        }
+
+        /// Answers a request that was sent.
+        fn answer(&mut self, request: &str, status: u16, at: u64) -> Option<Verdict> {
+            let line = |name: &str| {
+                let start = request.find(&format!("\r\n{name}: ")).unwrap() + 2;
+                &request[start..start + request[start..].find("\r\n").unwrap()]
+            };
+            let response = format!(
+                "SIP/2.0 {status} X\r\n{}\r\n{}\r\n{};tag=t\r\n{}\r\n{}\r\nContent-Length: 0\r\n\r\n",
+                line("Via"),
+                line("From"),
+                line("To"),
+                line("Call-ID"),
+                line("CSeq")
+            );
+            let mut scan = Scan::default();
+            scan.scan(response.as_bytes()).unwrap();
+            let message = Message { bytes: response.as_bytes(), scan: &scan };
+            let envelope = message.check_response().unwrap();
+            let branch = envelope.via.branch.and_then(OwnBranch::parse).unwrap();
+            let now = Instant(0) + Duration::from_millis(at);
+            self.transactions
+                .on_response(branch, &message, &envelope, now, &mut self.out)
+                .map(|(_, _, verdict, _)| verdict)
+        }
+
+        fn wait(&mut self, until: u64) -> Vec<Verdict> {
+            let mut told = Vec::new();
+            let now = Instant(0) + Duration::from_millis(until);
+            loop {
+                let mut news = None;
+                if !self.transactions.handle_timeout(now, &mut self.out, &mut news) {
+                    return told;
+                }
+                if let Some(News::Client(_, _, verdict)) = news {
+                    told.push(verdict);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_failed_invite_is_acknowledged_each_time_with_its_own_via_and_the_responses_to() {
+        let mut bench = Bench::new();
+        bench.invite(Transport::Udp);
+        let invite = bench.sent().remove(0);
+        assert_eq!(bench.answer(&invite, 486, 10), Some(Verdict::Final));
+        let first = bench.sent();
+        let via = invite.lines().find(|line| line.starts_with("Via: ")).unwrap();
+        assert!(first[0].starts_with("ACK sip:bob@home.example SIP/2.0\r\n"), "{first:?}");
+        for part in
+            [via, "Route: <sip:s@cscf.example;lr>\r\n", "To: <sip:bob@home.example>;tag=t\r\n", "CSeq: 7 ACK\r\n"]
+        {
+            assert!(first[0].contains(part), "{part} in {}", first[0]);
+        }
+        assert_eq!(bench.answer(&invite, 486, 600), None, "told once");
+        assert_eq!(bench.sent(), first);
+    }
+
+    #[test]
+    fn a_cancel_waits_for_a_provisional_response_and_shares_the_invites_branch() {
+        let mut bench = Bench::new();
+        let id = bench.invite(Transport::Udp);
+        let invite = bench.sent().remove(0);
+        bench.transactions.cancel(id, Instant(5), &mut bench.out);
+        assert!(bench.sent().is_empty(), "nobody is known to have the INVITE");
+        assert_eq!(bench.answer(&invite, 180, 10), Some(Verdict::Provisional));
+        let cancel = bench.sent().remove(0);
+        assert!(cancel.starts_with("CANCEL sip:bob@home.example SIP/2.0\r\n") && cancel.contains("CSeq: 7 CANCEL\r\n"));
+        assert!(cancel.contains("To: <sip:bob@home.example>\r\n"), "To as in the INVITE");
+        assert_eq!(bench.answer(&cancel, 200, 20), Some(Verdict::Final), "of the CANCEL");
+        assert_eq!(bench.answer(&invite, 487, 30), Some(Verdict::Final));
+        assert!(bench.sent()[0].starts_with("ACK "));
+        bench.wait(40_000);
+        assert_eq!(bench.transactions.counts(), (0, 0));
+    }
+
+    #[test]
+    fn an_invite_that_was_called_back_in_vain_is_given_up() {
+        let mut bench = Bench::new();
+        let id = bench.invite(Transport::Tcp);
+        let invite = bench.sent().remove(0);
+        bench.answer(&invite, 180, 10);
+        bench.transactions.cancel(id, Instant(0) + Duration::from_millis(20), &mut bench.out);
+        let cancel = bench.sent().remove(0);
+        bench.answer(&cancel, 200, 30);
+        assert_eq!(bench.wait(32_000), []);
+        assert_eq!(bench.wait(32_100), [Verdict::TimedOut]);
+        assert_eq!(bench.transactions.counts(), (0, 0));
+    }
+
+    #[test]
+    fn every_success_is_told_and_a_cancel_after_it_does_nothing() {
+        let mut bench = Bench::new();
+        let id = bench.invite(Transport::Udp);
+        let invite = bench.sent().remove(0);
+        assert_eq!(bench.answer(&invite, 200, 10), Some(Verdict::Success));
+        assert_eq!(bench.answer(&invite, 200, 500), Some(Verdict::Success));
+        bench.transactions.cancel(id, Instant(0) + Duration::from_millis(600), &mut bench.out);
+        assert!(bench.sent().is_empty());
+        bench.wait(33_000);
+        assert_eq!(bench.transactions.counts(), (0, 0));
+    }
+}
