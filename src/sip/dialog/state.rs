@@ -45,15 +45,17 @@ impl Dialog {
         let need = |name| request.value(name).ok_or(DialogFault::Incomplete);
         let mut parts = Parts::default();
         parts.push(need(Name::CallId)?);
-        let local = need(Name::To)?;
+        let (local, start) = (need(Name::To)?, parts.text.len());
         push_unfolded(&mut parts.text, local);
-        match address::tag(local) {
-            None => {
-                parts.text.extend_from_slice(b";tag=");
-                parts.text.extend_from_slice(local_tag);
-            }
+        if address::tag(local).is_none() {
+            parts.text.extend_from_slice(b";tag=");
+            parts.text.extend_from_slice(local_tag);
+        }
+        // A To that hides what is put behind it would make a dialog that nothing finds.
+        match address::tag(&parts.text[start..]) {
             Some(tag) if tag == local_tag => {}
             Some(_) => return Err(DialogFault::ForeignTag),
+            None => return Err(DialogFault::Incomplete),
         }
         parts.close();
         parts.push(need(Name::From)?);
@@ -398,6 +400,7 @@ mod tests {
             ("<sip:alice@192.0.2.3:5070>", "<tel:+15550100>", DialogFault::Contact),
             ("<sip:p1.example;lr>", "<sip:p1", DialogFault::RecordRoute),
             ("home.example>\r\nCall", "home.example>;tag=other\r\nCall", DialogFault::ForeignTag),
+            ("home.example>\r\nCall", "home.example>;tag\r\nCall", DialogFault::Incomplete),
         ];
         for (from, to, expected) in cases {
             assert_eq!(server(&INVITE.replace(from, to)).err(), Some(expected), "{to}");
