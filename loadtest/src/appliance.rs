@@ -44,7 +44,7 @@ impl Spawned {
             "[sip]\nlisten = [\"{any_port}\"]\nshard_port = 0\ncore = \"{}\"\npath_mtu = 65535\n\
              [shards]\ncount = {}\npin = {}\n\
              [deferred]\nper_user_count = 1000000\nper_user_bytes = 1000000000\npace = 1000000\n\
-             [store]\ndata_dir = {:?}\n[http]\nlisten = \"{any_port}\"\n[log]\nlevel = \"warn\"\n",
+             [store]\ndata_dir = {:?}\n[http]\nlisten = \"{any_port}\"\n[msrp]\nlisten = \"{any_port}\"\n[log]\nlevel = \"warn\"\n",
             setting.core,
             setting.shards,
             setting.pin,
