@@ -256,7 +256,15 @@ impl Parts {
             return Err(DialogFault::TooLarge);
         }
         let ends = self.ends.map(|end| end as u16);
-        Ok(Dialog { text: self.text.into_boxed_slice(), ends, local_cseq, remote_cseq })
+        let dialog = Dialog { text: self.text.into_boxed_slice(), ends, local_cseq, remote_cseq };
+        let DialogId { call_id, local_tag, remote_tag } = dialog.id();
+        // What had to be unfolded would never be found again.
+        let is_word = |text: &[u8]| text.iter().all(|byte| *byte > b' ' && *byte != 0x7f);
+        if [call_id, local_tag, remote_tag].into_iter().all(is_word) {
+            Ok(dialog)
+        } else {
+            Err(DialogFault::Incomplete)
+        }
     }
 }
 
@@ -396,6 +404,8 @@ mod tests {
         let cases = [
             ("CSeq: 7 INVITE", "X: y", DialogFault::Incomplete),
             ("From:", "X-From:", DialogFault::Incomplete),
+            ("c@a.example", "c\r\n @a.example", DialogFault::Incomplete),
+            (";tag=a1", ";tag=a\r1", DialogFault::Incomplete),
             ("Contact:", "X-Contact:", DialogFault::Contact),
             ("<sip:alice@192.0.2.3:5070>", "<tel:+15550100>", DialogFault::Contact),
             ("<sip:p1.example;lr>", "<sip:p1", DialogFault::RecordRoute),
