@@ -106,6 +106,13 @@ impl<'a> MessageMedia<'a> {
         (1..MSRP_PATH_COUNT_MAX).contains(&count) && words(self.path).all(is_msrp_uri)
     }
 
+    /// True when the neighbour wants TLS, whatever its media line says.
+    ///
+    /// RFC 4975 §6.
+    pub fn is_secured(&self) -> bool {
+        self.path.get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"msrps:"))
+    }
+
     /// Reads the attributes of one section; what a section leaves open is taken from the session's lines.
     pub(super) fn read(description: &Description<'a>, index: usize) -> Option<Self> {
         let section = description.section(index);

@@ -242,7 +242,7 @@ fn is_kept(line: &Line<'_>, kept: Kept) -> bool {
     };
     let is_own = |own: &&str| name.eq_ignore_ascii_case(own.as_bytes());
     let is_file = name.get(..5).is_some_and(|prefix| prefix.eq_ignore_ascii_case(b"file-"));
-    kept != Kept::Information && !(kept == Kept::Extensions && is_file) && !OWN.iter().any(|own| is_own(&own))
+    kept != Kept::Information && !(kept == Kept::Extensions && is_file) && !OWN.iter().any(is_own)
 }
 
 fn find<'a>(section: &'a [u8], wanted: &str) -> Option<&'a [u8]> {

@@ -95,6 +95,8 @@ impl<'a> Description<'a> {
         };
         if !media.has_path() {
             Err(SdpFault::NoPath)
+        } else if media.is_secured() {
+            Err(SdpFault::TlsOnly)
         } else if !media.takes_cpim() {
             Err(SdpFault::NoCpim)
         } else if !fits {
@@ -238,6 +240,7 @@ mod tests {
             (&plain, SdpFault::NoMessageMedia),
             ("v=0\r\nm=message 9 TCP/TLS/MSRP *\r\n", SdpFault::TlsOnly),
             ("v=0\r\nm=message 9 TCP/MSRP *\r\na=accept-types:*\r\n", SdpFault::NoPath),
+            (&WHOLE.replace("msrp://", "MSRPS://"), SdpFault::TlsOnly),
         ];
         for (body, expected) in cases {
             assert_eq!(fault(body, Leg::Originating), Some(expected), "{body}");

@@ -39,6 +39,7 @@ impl<'a> RouteSet<'a> {
             // Without brackets the parameters of the URI would become those of the field (RFC 3261 §20.34).
             let uri =
                 if is_bracketed(element) { Address::parse(element).map(|address| address.uri) } else { Some(element) };
+            let uri = uri.filter(|_| is_closed(element));
             if !matches!(uri.map(Uri::parse), Some(Ok(Uri { scheme: Scheme::Sip | Scheme::Sips, .. }))) {
                 return Err(DialogFault::RecordRoute);
             }
@@ -129,6 +130,27 @@ fn is_bracketed(element: &[u8]) -> bool {
     memchr::memchr(b'<', element).is_some()
 }
 
+/// True when every quote and bracket is closed: an open one would swallow the routes behind it.
+fn is_closed(element: &[u8]) -> bool {
+    let mut rest = element;
+    while let Some(open) = memchr::memchr2(b'"', b'<', rest) {
+        let inner = &rest[open + 1..];
+        let close = if rest[open] == b'<' {
+            memchr::memchr(b'>', inner)
+        } else {
+            let mut is_escaped = false;
+            inner.iter().position(|byte| {
+                let is_close = *byte == b'"' && !is_escaped;
+                is_escaped = *byte == b'\\' && !is_escaped;
+                is_close
+            })
+        };
+        let Some(close) = close else { return false };
+        rest = &inner[close + 1..];
+    }
+    true
+}
+
 /// Writes a value with folded lines in one line.
 pub(super) fn push_unfolded(out: &mut Vec<u8>, value: &[u8]) {
     out.extend(value.iter().map(|byte| if matches!(byte, b'\r' | b'\n') { b' ' } else { *byte }));
@@ -194,7 +216,7 @@ mod tests {
 
     #[test]
     fn broken_and_endless_record_routes_are_refused() {
-        for value in ["<sip:p", "<tel:+1>", "nothing", "<sip:a b>", "sip:p.example;x=>", "<>"] {
+        for value in ["<sip:p", "<tel:+1>", "nothing", "<sip:a b>", "sip:p.example;x=>", "<>", "<sip:p>;x=\"y\\\""] {
             let lines = format!("Record-Route: {value}\r\n");
             assert_eq!(collected(&lines, Order::AsReceived), Err(DialogFault::RecordRoute), "{value}");
         }

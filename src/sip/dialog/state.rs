@@ -43,7 +43,7 @@ impl Dialog {
     pub fn server(request: &Message<'_>, local_tag: &[u8]) -> Result<Self, DialogFault> {
         debug_assert!(!local_tag.is_empty(), "a dialog of ours has a tag of ours");
         let need = |name| request.value(name).ok_or(DialogFault::Incomplete);
-        let mut parts = Parts::default();
+        let mut parts = Parts::new();
         parts.push(need(Name::CallId)?);
         let (local, start) = (need(Name::To)?, parts.text.len());
         push_unfolded(&mut parts.text, local);
@@ -77,7 +77,7 @@ impl Dialog {
         if address::tag(local) != Some(local_tag) {
             return Err(DialogFault::ForeignTag);
         }
-        let mut parts = Parts::default();
+        let mut parts = Parts::new();
         parts.push(need(Name::CallId)?);
         parts.push(local);
         parts.push(need(Name::To)?);
@@ -107,7 +107,7 @@ impl Dialog {
     /// RFC 3261 §12.2.1.2, §12.2.2.
     pub fn on_target_refresh(&mut self, message: &Message<'_>) -> Result<(), DialogFault> {
         let Some(target) = contact(message)?.filter(|target| *target != self.target()) else { return Ok(()) };
-        let mut parts = Parts::default();
+        let mut parts = Parts::new();
         for part in 0..PART_COUNT {
             parts.push(if part == TARGET { target } else { self.part(part) });
         }
@@ -216,13 +216,6 @@ impl Dialog {
         write!(out, "CSeq: {} {}\r\n", request.cseq, request.method).expect("writing to memory cannot fail");
     }
 
-    /// Bytes of memory that the dialog holds besides itself.
-    ///
-    /// RFC 3261 §12.
-    pub const fn heap_len(&self) -> usize {
-        self.text.len()
-    }
-
     fn part(&self, part: usize) -> &[u8] {
         let start = if part == 0 { 0 } else { self.ends[part - 1] };
         &self.text[usize::from(start)..usize::from(self.ends[part])]
@@ -230,7 +223,6 @@ impl Dialog {
 }
 
 /// The texts of a dialog while they are gathered.
-#[derive(Default)]
 struct Parts {
     text: Vec<u8>,
     ends: [usize; PART_COUNT],
@@ -238,6 +230,11 @@ struct Parts {
 }
 
 impl Parts {
+    fn new() -> Self {
+        // Enough for most, so that gathering does not grow step by step; what is kept is cut to size.
+        Self { text: Vec::with_capacity(512), ends: [0; PART_COUNT], count: 0 }
+    }
+
     /// One whole part.
     fn push(&mut self, value: &[u8]) {
         push_unfolded(&mut self.text, value);
@@ -256,7 +253,15 @@ impl Parts {
             return Err(DialogFault::TooLarge);
         }
         let ends = self.ends.map(|end| end as u16);
-        Ok(Dialog { text: self.text.into_boxed_slice(), ends, local_cseq, remote_cseq })
+        let dialog = Dialog { text: self.text.into_boxed_slice(), ends, local_cseq, remote_cseq };
+        let DialogId { call_id, local_tag, remote_tag } = dialog.id();
+        // What had to be unfolded would never be found again.
+        let is_word = |text: &[u8]| text.iter().all(|byte| *byte > b' ' && *byte != 0x7f);
+        if [call_id, local_tag, remote_tag].into_iter().all(is_word) {
+            Ok(dialog)
+        } else {
+            Err(DialogFault::Incomplete)
+        }
     }
 }
 
@@ -396,6 +401,8 @@ mod tests {
         let cases = [
             ("CSeq: 7 INVITE", "X: y", DialogFault::Incomplete),
             ("From:", "X-From:", DialogFault::Incomplete),
+            ("c@a.example", "c\r\n @a.example", DialogFault::Incomplete),
+            (";tag=a1", ";tag=a\r1", DialogFault::Incomplete),
             ("Contact:", "X-Contact:", DialogFault::Contact),
             ("<sip:alice@192.0.2.3:5070>", "<tel:+15550100>", DialogFault::Contact),
             ("<sip:p1.example;lr>", "<sip:p1", DialogFault::RecordRoute),
@@ -424,6 +431,6 @@ mod tests {
         assert!(size_of::<Dialog>() <= 48, "{} bytes", size_of::<Dialog>());
         let texts = [dialog.id().call_id, dialog.local(), dialog.remote(), dialog.target()];
         let routes = "<sip:p2.example;lr>, <sip:p1.example;lr>".len();
-        assert_eq!(dialog.heap_len(), texts.iter().map(|text| text.len()).sum::<usize>() + routes);
+        assert_eq!(dialog.text.len(), texts.iter().map(|text| text.len()).sum::<usize>() + routes);
     }
 }
