@@ -439,7 +439,7 @@ const START: &[u8] = b"MSRP ";
 const CARRY_STEP_LEN: usize = 512;
 /// Bytes at the end of an input that are searched although Byte-Range says that they are all body: a sender that gave a
 /// chunk up early is waiting there for its answer.
-const TAIL_LEN: usize = 4_096;
+const TAIL_LEN: usize = 1_024;
 /// Bytes behind the declared end in which the end-line is looked for, if it may have been overlooked before.
 const OVERRUN_LEN_MAX: u64 = 64 * 1024;
 
@@ -526,8 +526,7 @@ mod tests {
     }
 
     fn bodies(seen: &[Seen]) -> Vec<&[u8]> {
-        let body = |one| if let &Seen::Body(ref body) = one { Some(&body[..]) } else { None };
-        seen.iter().filter_map(body).collect()
+        seen.iter().filter_map(|one| if let Seen::Body(body) = one { Some(&body[..]) } else { None }).collect()
     }
 
     fn ends(seen: &[Seen]) -> Vec<(Flag, bool)> {

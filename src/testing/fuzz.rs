@@ -29,7 +29,7 @@ use std::time::Duration;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target, for replays of corpora.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 9] = [
     ("message", message),
     ("framing", framing),
     ("uri", uri),
@@ -37,6 +37,8 @@ pub const TARGETS: [Target; 7] = [
     ("document", document),
     ("sdp", sdp),
     ("core", core),
+    ("msrp_head", msrp_head),
+    ("msrp_framer", msrp_framer),
 ];
 
 /// Scans a message, checks the spans, reads every view, writes it every way and scans that again.
@@ -110,6 +112,107 @@ pub fn framing(bytes: &[u8]) {
             assert!(scan.body.end as usize == len || !scan.has_content_length(), "the message ends with its body");
         }
     }
+}
+
+/// Reads the head of an MSRP chunk, checks its places, reads it again with its paths known, cut at every place, and
+/// written with other paths.
+pub fn msrp_head(bytes: &[u8]) {
+    use crate::msrp::framer::place_in;
+    use crate::msrp::head::{Head, Kind, SeenPaths, Step, read};
+    use crate::msrp::{uri, write};
+    let mut seen = SeenPaths::default();
+    let Step::Whole { head, len, end } = read(bytes, &seen) else { return };
+    assert!(head.bytes.len() <= len && len <= bytes.len(), "a head is in what was received");
+    assert_eq!(head.has_body, end.is_none(), "there is a body or an end-line");
+    for part in [head.transaction_id, head.paths, head.to_path, head.from_path, head.rest] {
+        assert!(part.is_empty() || place_in(head.bytes, part).is_some(), "values are in their head");
+    }
+    if let Some(text) = head.byte_range_text {
+        assert!(place_in(head.rest, text).is_some(), "Byte-Range is behind the paths");
+    }
+    for shorter in 0..len {
+        assert_eq!(read(&bytes[..shorter], &seen), Step::Short, "a head is whole or not");
+    }
+    seen.keep(&head);
+    let Step::Whole { head: again, .. } = read(bytes, &seen) else { panic!("it stays whole") };
+    assert_eq!(Head { paths_repeat: false, ..again }, head, "known paths change nothing else");
+    assert!(head.fault.is_none() || !again.paths_repeat, "wrong heads are judged again");
+    for path in [head.to_path, head.from_path] {
+        assert!(uri::same_path(path, path), "a path is equal to itself");
+        for entry in uri::entries(path).chain([uri::first(path), uri::rest(path)]) {
+            let _ = uri::MsrpUri::parse(entry).map(|uri| assert!(uri.same_as(&uri), "a URI is equal to itself"));
+        }
+    }
+    if head.fault.is_some() || !matches!(head.kind, Kind::Send | Kind::Report) {
+        return;
+    }
+    let (mut paths, mut out) = (Vec::new(), Vec::new());
+    let to = write::Path { first: uri::rest(head.to_path), rest: b"msrp://b.example:7/sb;tcp" };
+    write::path_lines(&mut paths, to, write::Path { first: b"msrp://p.example:2/p2;tcp", rest: b"" });
+    write::forward_head(&mut out, &head, b"0wn1d", &paths, Some(head.byte_range));
+    if let Some(flag) = end {
+        write::end_line(&mut out, b"0wn1d", flag);
+    }
+    match read(&out, &SeenPaths::default()) {
+        Step::Whole { head: after, end: after_end, .. } => {
+            assert!(after.fault.is_none() || uri::entries(head.to_path).count() > 9, "a good head stays good");
+            assert_eq!((after.kind, after_end, after.paths), (head.kind, end, &paths[..]));
+            assert_eq!((after.message_id, after.byte_range), (head.message_id, head.byte_range));
+            assert_eq!((after.content_type, after.success_report), (head.content_type, head.success_report));
+        }
+        Step::Short => panic!("it stays whole"),
+        Step::Fault(_) => assert!(out.len() > bytes.len(), "only a longer head can be too long"),
+    }
+}
+
+/// Reads an MSRP stream at once and cut at places the bytes themselves choose: unless a chunk breaks its Byte-Range, the
+/// same comes out.
+pub fn msrp_framer(bytes: &[u8]) {
+    let whole = msrp_chunks(bytes, |_| bytes.len());
+    for cut in [|_: usize| 1, |at: usize| 1 + at % 7, |at: usize| 1 + at % 61] {
+        let pieces = msrp_chunks(bytes, cut);
+        if !whole.1 && !pieces.1 {
+            assert_eq!(whole.0, pieces.0, "where a stream is cut changes nothing");
+        }
+    }
+}
+
+/// What an MSRP stream holds, with bodies put together, and whether a chunk broke its Byte-Range.
+fn msrp_chunks(bytes: &[u8], cut: impl Fn(usize) -> usize) -> (Vec<Vec<u8>>, bool) {
+    use crate::msrp::framer::{Event, Framer};
+    let mut framer = Framer::new();
+    let (mut found, mut is_broken, mut at) = (Vec::new(), false, 0);
+    while at < bytes.len() {
+        let end = (at + cut(at)).min(bytes.len());
+        let mut input = &bytes[at..end];
+        at = end;
+        let mut budget = 3 * input.len() + 8;
+        loop {
+            budget -= 1;
+            assert!(budget > 0, "the framer gets on");
+            match framer.next(&mut input) {
+                Event::Head(head) => found.extend([head.bytes.to_vec(), Vec::new()]),
+                Event::Body(part) => {
+                    assert!(!part.is_empty(), "no event is idle");
+                    if let Some(body) = found.last_mut() {
+                        body.extend_from_slice(part);
+                    }
+                }
+                Event::End(flag) => {
+                    assert!(framer.is_idle(), "a chunk's end leaves nothing behind");
+                    is_broken |= !framer.keeps_range();
+                    found.push(vec![flag.byte()]);
+                }
+                Event::Incomplete => break,
+                Event::Fault(fault) => {
+                    found.push(format!("{fault:?}").into_bytes());
+                    return (found, is_broken || !framer.keeps_range());
+                }
+            }
+        }
+        assert!(input.is_empty(), "all is consumed before more is asked for");
+    }
+    (found, is_broken || !framer.keeps_range())
 }
 
 /// Reads a URI and its canonical forms.
