@@ -134,6 +134,12 @@ impl Calls {
 
     /// Sends the INVITE of the next call; `uris` are the sender's and the receiver's own.
     pub fn invite(&mut self, stage: &mut Stage, uris: &[String; 2], sender_at: SocketAddr, now: Instant) -> usize {
+        let call = self.prepare(uris, sender_at, now);
+        self.send_invite(stage, call);
+        call
+    }
+
+    fn prepare(&mut self, uris: &[String; 2], sender_at: SocketAddr, now: Instant) -> usize {
         let call = self.calls.len();
         let offer = sdp(call, &uris[0], sender_at, "sendonly", self.habits.offer_setup);
         self.calls.push(Call {
@@ -150,11 +156,16 @@ impl Calls {
             is_offered: false,
             is_confirmed: false,
         });
-        self.send_invite(stage, call);
         call
     }
 
     fn send_invite(&mut self, stage: &mut Stage, call: usize) {
+        self.write_invite(call);
+        let peer = stage.sender.peer_for(call as u64, self.places.target);
+        stage.sender.queue(self.text.as_bytes(), peer);
+    }
+
+    fn write_invite(&mut self, call: usize) {
         let Places { sender, core, target, transport } = self.places;
         let user = template::user_uri(call as u32 % self.habits.users.max(1));
         let (protocol, lower) = protocol(transport);
@@ -191,8 +202,6 @@ impl Calls {
             offer.len()
         );
         debug_assert!(written.is_ok());
-        let peer = stage.sender.peer_for(call as u64, target);
-        stage.sender.queue(text.as_bytes(), peer);
     }
 
     /// Ends a call from the sender's side.
@@ -576,6 +585,60 @@ mod tests {
         assert_eq!(contact_addr("sip:pf@127.0.0.1:40213"), expected);
         assert_eq!(contact_addr("sip:[::1]:5060;lr"), "[::1]:5060".parse().ok());
         assert_eq!(contact_addr("sip:pf.example"), None);
+    }
+
+    fn calls() -> Calls {
+        let addr = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let places = Places { sender: addr(6000), core: addr(5070), target: addr(5060), transport: Transport::Udp };
+        let habits = Habits { offer_setup: "actpass", answer_setup: "active", ringing: false, users: 10 };
+        let mut calls = Calls::new(habits, places);
+        for call in 0..4 {
+            let uris = ["msrp://127.0.0.1:7000/a;tcp", "msrp://127.0.0.1:7001/b;tcp"].map(str::to_owned);
+            let body = calls.prepare(&uris, addr(7000), Instant::now());
+            assert_eq!(body, call);
+        }
+        calls
+    }
+
+    #[test]
+    fn an_invite_is_read_by_rsip_and_its_answer_too() {
+        let mut calls = calls();
+        calls.write_invite(3);
+        let request = calls.text.clone();
+        let read = rsip::Request::try_from(request.as_bytes()).expect("rsip reads it");
+        assert_eq!(read.uri.to_string(), "sip:ltuser000003@home.example");
+        assert_eq!(template::content_len(request.as_bytes()), Some(read.body.len()));
+        let body = calls.answer_sdp(3);
+        let answer = calls.answer(request.as_bytes(), 3, "200 OK", Some(&body));
+        let read = rsip::Response::try_from(answer.as_slice()).expect("rsip reads it");
+        assert_eq!(read.body.len(), body.len());
+        let text = read.to_string();
+        assert_eq!(text.matches("Via: ").count(), 4);
+        for part in [
+            "Record-Route: <sip:scscf@127.0.0.1:6000",
+            ";tag=ltb00000003",
+            "CSeq: 1 INVITE",
+            "a=setup:active",
+            "a=recvonly",
+        ] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+        // The dialog is found again by the tag.
+        let ack = format!("ACK sip:b@x SIP/2.0\r\nTo: {}\r\n\r\n", "<sip:b@x>;tag=ltb00000003");
+        assert_eq!(calls.call_of_tag(ack.as_bytes()), Some(3));
+        assert_eq!(calls.call_of_tag(b"ACK sip:b@x SIP/2.0\r\nTo: <sip:b@x>;tag=ltb00000004\r\n\r\n"), None);
+    }
+
+    #[test]
+    fn a_second_leg_that_is_the_first_is_noticed() {
+        let mut calls = calls();
+        calls.write_invite(3);
+        let request = calls.text.clone();
+        assert_eq!(calls.invite_fault(request.as_bytes(), 3).as_deref(), Some("the first leg's Call-ID on the second"));
+        let own = request.replace("Call-ID: ltn", "Call-ID: pf");
+        assert_eq!(calls.invite_fault(own.as_bytes(), 3), None);
+        let mirrored = own.replace("a=sendonly", "a=recvonly");
+        assert!(calls.invite_fault(mirrored.as_bytes(), 3).is_some());
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub fn title(options: &Chunks) -> String {
         None => format!("window {}", options.window),
     };
     let range = if options.open_range { ", open ranges" } else { "" };
-    format!("chunks via {:?}: {} sessions × {} B, {pace}{range}", options.via, options.sessions, options.size)
+    format!("chunks via {}: {} sessions × {} B, {pace}{range}", options.via, options.sessions, options.size)
 }
 
 /// A measurement with the figures that are printed of it.
@@ -34,7 +34,7 @@ pub struct Outcome {
 /// One program, started afresh, one row.
 pub fn measure(common: &Common, options: &Chunks) -> Result<Outcome, String> {
     // Two connections a session on either side of the server, which inherits the limit.
-    poller::raise_descriptor_limit(4 * options.sessions as u64 + 1024)?;
+    poller::need_descriptors(2 * options.sessions as u64 + 1024)?;
     let shape = Shape {
         chunk_len: options.size,
         message_len: options.size as u64 * u64::from(options.chunks_per_message),

@@ -192,6 +192,17 @@ pub enum Via {
     Direct,
 }
 
+impl std::fmt::Display for Via {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.pad(match self {
+            Self::Ringpost => "ringpost",
+            Self::Haproxy => "HAProxy",
+            Self::Kamailio => "Kamailio",
+            Self::Direct => "direct",
+        })
+    }
+}
+
 /// How the ends of sessions behave.
 #[derive(Clone, Copy, Debug, Args)]
 #[group(skip)]
@@ -263,6 +274,9 @@ pub struct Compare {
     /// Rows, by number from 1; all if none is named.
     #[arg(long, value_delimiter = ',')]
     pub rows: Vec<usize>,
+    /// Write the end of each range as `*`, so that the end-line must be searched.
+    #[arg(long)]
+    pub open_range: bool,
     /// Roles on both sides.
     #[command(flatten)]
     pub ends: Ends,

@@ -98,12 +98,12 @@ fn available(common: &mut Common, wanted: &[Via]) -> Vec<Via> {
         };
         match version {
             Ok(version) => {
-                println!("{via:?}: {version}");
+                println!("{via}: {version}");
                 found.push(*via);
             }
             Err(why) => {
                 println!("********************************************************************");
-                println!("** {via:?} IS NOT MEASURED: {why}");
+                println!("** {via} IS NOT MEASURED: {why}");
                 println!("********************************************************************");
             }
         }
@@ -132,13 +132,13 @@ fn measure(
         window: WINDOW,
         rate: row.rate,
         chunks_per_message: 1000,
-        open_range: false,
+        open_range: options.open_range,
         seconds: options.seconds,
         warm_up: options.warm_up,
         count: None,
         ends: options.ends,
     };
-    let name = format!("{}/{} {} {via:?}", repetition + 1, options.repetitions, row.name);
+    let name = format!("{}/{} {} {via}", repetition + 1, options.repetitions, row.name);
     match chunks::measure(common, &chunks) {
         Ok(outcome) if outcome.is_clean() => {
             println!(
@@ -172,9 +172,10 @@ fn print_tables(cells: &[Cell], programs: &[Via], options: &Compare) {
         cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':')).map(|(_, name)| name.trim());
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     println!(
-        "\n{} repetitions of {} s, window {WINDOW}; server on one CPU, generator on another; {}, Linux {}; median (range)\n",
+        "\n{} repetitions of {} s, window {WINDOW}{}; server on one CPU, generator on another; {}, Linux {}; median (range)\n",
         options.repetitions,
         options.seconds,
+        if options.open_range { ", open ranges" } else { "" },
         model.unwrap_or("unknown CPU"),
         kernel.trim(),
     );
@@ -202,7 +203,7 @@ fn print_tables(cells: &[Cell], programs: &[Via], options: &Compare) {
         };
         rows.push(vec![
             ROWS[theirs.row].name.to_owned(),
-            format!("{first:?} / {:?}", theirs.via),
+            format!("{first} / {}", theirs.via),
             ratio(&Outcome::server_us),
             ratio(&Outcome::rate),
             ratio(&|outcome: &Outcome| outcome.micros(0.5)),
@@ -224,7 +225,7 @@ fn figures_of(cell: &Cell) -> Vec<String> {
     let note = chunks::is_beyond(cell.via, row.size).map_or(String::new(), |why| format!(" ({why})"));
     vec![
         row.name.to_owned(),
-        format!("{:?}{note}", cell.via),
+        format!("{}{note}", cell.via),
         spread(2, &Outcome::server_us),
         spread(0, &Outcome::rate),
         spread(0, &|outcome: &Outcome| outcome.micros(0.5)),

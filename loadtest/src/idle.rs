@@ -10,7 +10,16 @@ use std::time::{Duration, Instant};
 /// Sets them up, looks at the server's memory, and ends them.
 pub fn run(common: &Common, options: &Idle) -> Result<bool, String> {
     // The server has two descriptors a session, and so has the generator.
-    poller::raise_descriptor_limit(2 * options.sessions as u64 + 4096)?;
+    let limit = poller::raise_descriptor_limit(2 * options.sessions as u64 + DESCRIPTORS_BESIDE)
+        .map_err(|error| format!("limit of descriptors: {error}"))?;
+    let possible = usize::try_from(limit.saturating_sub(DESCRIPTORS_BESIDE) / 2).unwrap_or(usize::MAX);
+    let wanted = options.sessions;
+    let options = &Idle { sessions: wanted.min(possible), ..options.clone() };
+    if wanted > possible {
+        println!(
+            "** only {possible} of {wanted} sessions: {limit} descriptors are allowed to each process (ulimit -Hn)"
+        );
+    }
     let chunk_len = options.chunk.unwrap_or(1);
     let shape = Shape { chunk_len, message_len: chunk_len as u64, open_range: false };
     let users = common.users.min(options.sessions as u32).max(1);
@@ -28,7 +37,7 @@ pub fn run(common: &Common, options: &Idle) -> Result<bool, String> {
     let count = options.sessions as f64;
     let grown = after.resident.saturating_sub(before.resident) as f64;
     println!(
-        "idle via {:?}: {} sessions, {} connections at the server, set up in {:.2} s ({:.0}/s)",
+        "idle via {}: {} sessions, {} connections at the server, set up in {:.2} s ({:.0}/s)",
         options.via,
         options.sessions,
         2 * options.sessions,
@@ -88,5 +97,7 @@ fn quiet(rig: &mut Rig) -> Result<Usage, String> {
 
 /// Connections from one address to one listener are bounded by the ports there are.
 const SESSIONS_PER_SOURCE: usize = 5_000;
+/// What a process holds open besides connections.
+const DESCRIPTORS_BESIDE: u64 = 160;
 const QUIET: Duration = Duration::from_secs(2);
 const CHUNKS_MAX: Duration = Duration::from_secs(60);

@@ -1047,3 +1047,139 @@ const CONNECT_MAX: Duration = Duration::from_secs(5);
 const STALL_NS: u64 = 10_000_000_000;
 const SAMPLE_NS: u64 = 20_000_000;
 const SETTLE_MAX: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+
+    const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+    fn direct(shape: Shape, sessions: usize) -> (Exchange, SocketAddr) {
+        let mut exchange = Exchange::new(shape).expect("an epoll instance");
+        let at = exchange.listen(LOCAL).expect("a listener");
+        for _ in 0..sessions {
+            let (index, [sender, receiver]) = exchange.add_session(at, at);
+            exchange.set_sender_path(index, &receiver, &sender);
+            exchange.expect_from_path(index, &sender);
+            exchange.connect(End::Sender, index, at, None).expect("a connection");
+        }
+        exchange.wait_bound(2 * sessions, Duration::from_secs(10)).expect("both ends are bound");
+        (exchange, at)
+    }
+
+    fn one_message(window: u32) -> Plan {
+        Plan {
+            pace: Pace::Closed { window },
+            warm_up: Duration::ZERO,
+            measured: Duration::from_secs(20),
+            count_max: None,
+            one_message: true,
+        }
+    }
+
+    #[test]
+    fn a_message_arrives_whole_with_its_last_short_chunk() {
+        for (chunk_len, open_range) in [(100_000, false), (100_000, true), (300, false), (300, true)] {
+            let (mut exchange, _) = direct(Shape { chunk_len, message_len: 1_000_001, open_range }, 1);
+            exchange.hash_session(0);
+            let measured = exchange.drive(&one_message(8), &mut Watch::default()).expect("it passes");
+            assert_eq!(measured.errors, BTreeMap::new());
+            assert_eq!(measured.chunks, 1_000_001_u64.div_ceil(chunk_len as u64));
+            assert_eq!(measured.latency.len(), measured.chunks);
+            let [sent, received] = exchange.hashes(0).expect("hashes were asked for");
+            assert_eq!(sent, received);
+            assert_eq!(exchange.received(0), (1, 1_000_001));
+        }
+    }
+
+    #[test]
+    fn an_open_loop_keeps_its_rate_over_all_sessions() {
+        let (mut exchange, _) = direct(Shape { chunk_len: 300, message_len: 900, open_range: false }, 3);
+        let plan = Plan {
+            pace: Pace::Open { interval_ns: 1e6 },
+            warm_up: Duration::from_millis(50),
+            measured: Duration::from_millis(300),
+            count_max: None,
+            one_message: false,
+        };
+        let measured = exchange.drive(&plan, &mut Watch::default()).expect("it passes");
+        assert_eq!(measured.errors, BTreeMap::new());
+        let counts: Vec<u32> = exchange.senders.iter().map(|sender| sender.next).collect();
+        let all: u32 = counts.iter().sum();
+        // A machine that stops for a moment delays chunks, but it never makes more of them.
+        assert!((50..=351).contains(&all), "{all} chunks in 350 ms at 1000/s");
+        assert!(counts.iter().max().zip(counts.iter().min()).is_some_and(|(most, least)| most - least <= 1));
+    }
+
+    #[test]
+    fn what_a_server_spoils_is_noticed() {
+        let body = |exchange: &Exchange| exchange.block[..4].to_vec();
+        let cases: [(&str, &str, &str, &str); 6] = [
+            ("a chunk that starts at 2", "2-5/4", "message/cpim", ""),
+            ("a changed total", "1-4/5", "message/cpim", ""),
+            ("a changed Content-Type", "1-4/4", "text/plain", ""),
+            ("a changed body", "1-4/4", "message/cpim", "xxxx"),
+            ("a message ended early", "1-3/4", "message/cpim", "Fro"),
+            ("framing: EndLine", "1-3/4", "message/cpim", ""),
+        ];
+        for (expected, range, content_type, text) in cases {
+            let (mut exchange, at) = direct(Shape { chunk_len: 4, message_len: 4, open_range: false }, 1);
+            let bytes = if text.is_empty() { body(&exchange) } else { text.as_bytes().to_vec() };
+            let receiver = String::from_utf8(exchange.receivers[0].uri.clone()).expect("ASCII");
+            let sender = exchange.sender_uri(0, at);
+            let mut chunk = format!(
+                "MSRP tid1aaaa SEND\r\nTo-Path: {receiver}\r\nFrom-Path: {sender}\r\nMessage-ID: m\r\nByte-Range: {range}\r\n\
+                 Content-Type: {content_type}\r\n\r\n"
+            )
+            .into_bytes();
+            chunk.extend(bytes);
+            chunk.extend(b"\r\n-------tid1aaaa$\r\n");
+            let mut stream = TcpStream::connect(at).expect("a connection");
+            stream.write_all(&chunk).expect("it fits");
+            let deadline = Instant::now() + Duration::from_secs(10);
+            while exchange.error_text().is_none() && Instant::now() < deadline {
+                exchange.pump(Duration::from_millis(5)).expect("epoll works");
+            }
+            let error = exchange.error_text().unwrap_or_default();
+            assert!(error.contains(expected), "{expected}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_foreign_from_path_and_a_stranger_are_noticed() {
+        let (mut exchange, at) = direct(Shape { chunk_len: 4, message_len: 4, open_range: false }, 1);
+        let receiver = String::from_utf8(exchange.receivers[0].uri.clone()).expect("ASCII");
+        let mut stream = TcpStream::connect(at).expect("a connection");
+        for to in [receiver.as_str(), "msrp://127.0.0.1:9/b000009;tcp"] {
+            let send = format!(
+                "MSRP tid1aaaa SEND\r\nTo-Path: {to}\r\nFrom-Path: msrp://127.0.0.1:9/x;tcp\r\nMessage-ID: m\r\n-------tid1aaaa$\r\n"
+            );
+            stream.write_all(send.as_bytes()).expect("it fits");
+        }
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while exchange.progress.errors.len() < 2 && Instant::now() < deadline {
+            exchange.pump(Duration::from_millis(5)).expect("epoll works");
+        }
+        let errors = exchange.error_text().unwrap_or_default();
+        assert!(
+            errors.contains("From-Path msrp://127.0.0.1:9/x;tcp") && errors.contains("a SEND for nobody"),
+            "{errors}"
+        );
+    }
+
+    #[test]
+    fn a_partial_write_is_continued_where_it_stopped() {
+        let mut egress = Egress::default();
+        egress.own(|bytes| bytes.extend_from_slice(b"head"));
+        egress.parts.push_back(Part::Block { from: 10, len: 6 });
+        egress.own(|bytes| bytes.extend_from_slice(b"tail"));
+        for written in [3, 4, 5] {
+            egress.advance(written);
+        }
+        assert_eq!(egress.taken, 6);
+        assert!(matches!(egress.parts.front(), Some(Part::Own(2))));
+        egress.advance(2);
+        assert!(egress.parts.is_empty());
+    }
+}

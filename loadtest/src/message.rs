@@ -30,7 +30,7 @@ pub fn run(common: &Common, options: &Message) -> Result<bool, String> {
     let seconds = measured.elapsed.as_secs_f64().max(1e-9);
     let gigabytes = options.size as f64 / 1e9;
     println!(
-        "message via {:?}: {} bytes in chunks of {}, window {}",
+        "message via {}: {} bytes in chunks of {}, window {}",
         options.via, options.size, options.chunk, options.window
     );
     println!(

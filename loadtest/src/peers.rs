@@ -28,7 +28,11 @@ impl Program {
     pub fn find(self) -> Option<PathBuf> {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let system = ["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from);
-        std::env::split_paths(&path).chain(system).map(|dir| dir.join(self.name())).find(|file| file.is_file())
+        self.find_in(std::env::split_paths(&path).chain(system))
+    }
+
+    fn find_in(self, dirs: impl Iterator<Item = PathBuf>) -> Option<PathBuf> {
+        dirs.map(|dir| dir.join(self.name())).find(|file| file.is_file())
     }
 
     /// Its version line, for the record.
@@ -164,6 +168,12 @@ const STOP_MAX: Duration = Duration::from_secs(5);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_not_installed_is_not_found() {
+        let empty = std::env::temp_dir().join("ringpost-loadtest-no-such-folder");
+        assert_eq!(Program::Haproxy.find_in([empty].into_iter()), None);
+    }
 
     #[test]
     fn configurations_have_no_place_left_open() {

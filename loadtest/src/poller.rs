@@ -83,22 +83,33 @@ impl Poller {
     }
 }
 
-/// Lets this process, and what it starts from here on, hold so many descriptors.
-pub fn raise_descriptor_limit(wanted: u64) -> Result<(), String> {
+/// Lets this process, and what it starts from here on, hold so many descriptors; returns how many it may hold, which is
+/// less where the hard limit is lower and not ours to raise.
+pub fn raise_descriptor_limit(wanted: u64) -> io::Result<u64> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: both calls read or write the one live structure that they are given.
-    unsafe {
-        if libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) < 0 {
-            return Err(format!("getrlimit: {}", io::Error::last_os_error()));
-        }
-        if limit.rlim_cur >= wanted {
-            return Ok(());
-        }
-        limit.rlim_cur = wanted;
-        limit.rlim_max = limit.rlim_max.max(wanted);
-        if libc::setrlimit(libc::RLIMIT_NOFILE, &limit) < 0 {
-            return Err(format!("{wanted} descriptors: {} (ulimit -Hn)", io::Error::last_os_error()));
+    // SAFETY: the call writes to the one live structure that it is given.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if limit.rlim_cur >= wanted {
+        return Ok(limit.rlim_cur);
+    }
+    let raised = libc::rlimit { rlim_cur: wanted, rlim_max: limit.rlim_max.max(wanted) };
+    let fallback = libc::rlimit { rlim_cur: wanted.min(limit.rlim_max), rlim_max: limit.rlim_max };
+    for attempt in [raised, fallback] {
+        // SAFETY: the call reads the one live structure that it is given.
+        if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &attempt) } == 0 {
+            return Ok(attempt.rlim_cur);
         }
     }
-    Ok(())
+    Err(io::Error::last_os_error())
+}
+
+/// The same where less will not do.
+pub fn need_descriptors(wanted: u64) -> Result<(), String> {
+    match raise_descriptor_limit(wanted) {
+        Ok(limit) if limit >= wanted => Ok(()),
+        Ok(limit) => Err(format!("{wanted} descriptors are needed, {limit} are allowed (ulimit -Hn)")),
+        Err(error) => Err(format!("limit of descriptors: {error}")),
+    }
 }

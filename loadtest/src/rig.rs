@@ -212,9 +212,16 @@ impl Rig {
     /// Ends all sessions; over SIP both legs must be gone.
     pub fn release(&mut self, sessions: &Sessions, longest: Duration) -> Result<(), String> {
         self.exchange.retire();
-        if self.sip.is_none() {
-            return Ok(());
+        if self.sip.is_some() {
+            self.end_calls(sessions, longest)?;
         }
+        for index in 0..sessions.count {
+            self.exchange.close(index);
+        }
+        Ok(())
+    }
+
+    fn end_calls(&mut self, sessions: &Sessions, longest: Duration) -> Result<(), String> {
         let deadline = Instant::now() + longest;
         let (mut next, mut ended, mut released) = (0, 0, 0);
         let mut events = Vec::new();
@@ -239,9 +246,6 @@ impl Rig {
             if moved == 0 {
                 self.wait()?;
             }
-        }
-        for index in 0..sessions.count {
-            self.exchange.close(index);
         }
         Ok(())
     }

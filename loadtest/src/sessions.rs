@@ -20,7 +20,7 @@ struct Progress {
 
 /// Runs sessions through a window and prints what they cost.
 pub fn run(common: &Common, options: &Sessions) -> Result<bool, String> {
-    poller::raise_descriptor_limit(8 * options.window as u64 + 1024)?;
+    poller::need_descriptors(8 * options.window as u64 + 1024)?;
     let shape = Shape { chunk_len: CHUNK_LEN, message_len: CHUNK_LEN as u64, open_range: false };
     let mut habits = rig::habits(options.ends.a_setup, options.ends.b_setup, common.users);
     habits.ringing = options.ringing;
