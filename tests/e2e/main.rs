@@ -12,6 +12,8 @@ mod disk;
 mod durability;
 mod forking;
 mod interworking;
+mod large_acceptance;
+mod large_stage;
 mod operation;
 mod registration;
 mod sharding;

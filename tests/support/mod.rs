@@ -7,10 +7,14 @@
 
 pub mod appliance;
 pub mod documents;
+pub mod dialog;
 pub mod endpoint;
 pub mod flood;
 pub mod http;
+pub mod large;
 pub mod message;
+pub mod msrp;
+pub mod sdp;
 pub mod world;
 
 use std::time::{Duration, Instant};
