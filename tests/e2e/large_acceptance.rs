@@ -46,7 +46,9 @@ fn a29_a_client_that_is_too_old_gets_403_with_error_info() {
         let info = response.must("Error-Info");
         let uri = info.strip_prefix('<').and_then(|rest| rest.split('>').next()).unwrap_or_default();
         assert!(["http://", "https://", "sip:"].iter().any(|scheme| uri.starts_with(scheme)), "a URI in {info:?}");
-        for good in ["CPM-client/OMA2.0", "RCS/1 CPM-client/OMA2.2 x", "CPM-serv/OMA2.2 RCS-serv/UP_2.3", "CPM-client/OMA10.0"] {
+        for good in
+            ["CPM-client/OMA2.0", "RCS/1 CPM-client/OMA2.2 x", "CPM-serv/OMA2.2 RCS-serv/UP_2.3", "CPM-client/OMA10.0"]
+        {
             let call = Call::start(&mut world, &Plan::default().header("User-Agent", good));
             world.alice.cancel(&call.sent);
             let cancel = world.core.wanted("CANCEL", |message| message.method() == Some("CANCEL"));
@@ -99,7 +101,8 @@ fn a31_the_device_gets_an_invite_of_the_appliances_own() {
         assert_eq!(invite.values("Via").len(), 1, "{invite:?}");
         assert_eq!(invite.must("Max-Forwards"), "69");
         assert!(invite.must("CSeq").ends_with(" INVITE"));
-        let copied = ["P-Asserted-Identity", "P-Asserted-Service", "Conversation-ID", "Contribution-ID", "Date", "Subject"];
+        let copied =
+            ["P-Asserted-Identity", "P-Asserted-Service", "Conversation-ID", "Contribution-ID", "Date", "Subject"];
         for name in copied {
             assert_eq!(Some(invite.must(name).as_str()), request.value(name), "{name}");
         }

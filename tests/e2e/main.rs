@@ -13,6 +13,8 @@ mod durability;
 mod forking;
 mod interworking;
 mod large_acceptance;
+mod large_setup;
+mod large_sip;
 mod large_stage;
 mod operation;
 mod registration;

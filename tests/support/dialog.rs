@@ -149,7 +149,9 @@ impl Endpoint {
     /// The next response with this status to a request.
     #[track_caller]
     pub fn response_with(&mut self, sent: &Sent, status: u16) -> Received {
-        self.wanted(&format!("{status}"), |message| message.status() == Some(status) && message.branch() == sent.branch && belongs(message, sent))
+        self.wanted(&format!("{status}"), |message| {
+            message.status() == Some(status) && message.branch() == sent.branch && belongs(message, sent)
+        })
     }
 
     /// ACKs a failed INVITE (RFC 3261 §17.1.1.3).

@@ -168,8 +168,8 @@ impl Call {
     /// The core gets the INVITE of a request that left.
     #[track_caller]
     pub fn arrived(world: &mut World, plan: &Plan, a: Peer, request: Request, sent: Sent) -> Self {
-        let b_invite = world.core.wanted("INVITE", |message| message.method() == Some("INVITE"));
-        let b_offer = Sdp::read(b_invite.body());
+        let b_invite = world.forwarded_invite(&sent);
+        let b_offer = sdp_of(&b_invite);
         let mut b = Peer::on(plan.b_ip).expect("checked before");
         b.remote_path = b_offer.must("path");
         Self {
@@ -397,6 +397,39 @@ impl Call {
     }
 }
 
+/// The description in an INVITE, alone or as a part of a multipart body.
+#[track_caller]
+pub fn sdp_of(message: &Received) -> Sdp {
+    let content_type = message.must("Content-Type");
+    if content_type.starts_with("application/sdp") {
+        return Sdp::read(message.body());
+    }
+    let (_, sdp) =
+        parts_of(message).into_iter().find(|(head, _)| head.contains("application/sdp")).expect("a part with SDP");
+    Sdp::read(&sdp)
+}
+
+/// The parts of a multipart body: header lines and content.
+#[track_caller]
+pub fn parts_of(message: &Received) -> Vec<(String, Vec<u8>)> {
+    let content_type = message.must("Content-Type");
+    let (_, boundary) =
+        content_type.split_once("boundary=").unwrap_or_else(|| panic!("a boundary in {content_type:?}"));
+    let boundary = boundary.split(';').next().unwrap_or_default().trim().trim_matches('"');
+    let body = [b"\r\n", message.body()].concat();
+    let delimiter = format!("\r\n--{boundary}");
+    let mut starts: Vec<usize> = memchr::memmem::find_iter(&body, delimiter.as_bytes()).collect();
+    let last = starts.pop().expect("a last delimiter");
+    assert!(body[last + delimiter.len()..].starts_with(b"--"), "the last delimiter ends with dashes");
+    let ends = starts[1..].iter().copied().chain([last]);
+    let cut = |(start, end): (usize, usize)| {
+        let part = &body[start + delimiter.len() + 2..end];
+        let head_len = memchr::memmem::find(part, b"\r\n\r\n").expect("a part has a head");
+        (String::from_utf8_lossy(&part[..head_len]).into_owned(), part[head_len + 4..].to_vec())
+    };
+    starts.iter().copied().zip(ends).map(cut).collect()
+}
+
 /// The gauges that must return to zero.
 pub const GAUGES: [&str; 3] = ["ringpost_large_sessions", "ringpost_msrp_sessions", "ringpost_msrp_connections"];
 
@@ -437,10 +470,26 @@ impl World {
         response
     }
 
+    /// The INVITE that the core gets for one of Alice's; a refusal ends the wait.
+    #[track_caller]
+    pub fn forwarded_invite(&mut self, sent: &Sent) -> Received {
+        let deadline = std::time::Instant::now() + super::DEADLINE;
+        loop {
+            let step = std::time::Duration::from_millis(20);
+            if let Some(invite) = self.core.wanted_within(step, |message| message.method() == Some("INVITE")) {
+                return invite;
+            }
+            let refusal = self.alice.drain(|message| message.status() >= Some(300) && message.branch() == sent.branch);
+            assert!(refusal.is_empty(), "Alice's INVITE is refused: {refusal:?}");
+            assert!(std::time::Instant::now() < deadline, "no INVITE reaches the core");
+        }
+    }
+
     /// A gauge, which must have a row.
     pub fn gauge(&self, series: &str) -> u64 {
         let text = self.appliance.http("GET", "/metrics", &[], b"").text();
-        let exists = text.lines().any(|line| line.strip_prefix(series).is_some_and(|rest| rest.starts_with(['{', ' '])));
+        let exists =
+            text.lines().any(|line| line.strip_prefix(series).is_some_and(|rest| rest.starts_with(['{', ' '])));
         assert!(exists, "{series} stands in /metrics");
         super::appliance::sum_metric(&text, series, &[])
     }

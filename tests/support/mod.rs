@@ -6,8 +6,8 @@
 #![allow(dead_code, reason = "each test target uses its own part of the support")]
 
 pub mod appliance;
-pub mod documents;
 pub mod dialog;
+pub mod documents;
 pub mod endpoint;
 pub mod flood;
 pub mod http;

@@ -356,7 +356,9 @@ impl Wire {
                         return Arrival::Frame(frame);
                     }
                     Ok(None) => {}
-                    Err(reason) => panic!("{reason}\nin {:?}", String::from_utf8_lossy(&self.carry[..self.carry.len().min(2000)])),
+                    Err(reason) => {
+                        panic!("{reason}\nin {:?}", String::from_utf8_lossy(&self.carry[..self.carry.len().min(2000)]))
+                    }
                 }
                 looked_at = if self.carry.len() < 1_000_000 { 0 } else { self.carry.len() + 500_000 };
             } else if memmem::find(&self.carry[self.carry.len().saturating_sub(64)..], b"\r\n-------").is_some() {
@@ -463,6 +465,27 @@ impl Peer {
         Self { listener, uri, remote_path: String::new(), bindings: Vec::new(), wire: None }
     }
 
+    /// A party whose port refuses connections until [`Peer::listen`].
+    pub fn deaf() -> Self {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).expect("loopback has a free port");
+        let listener: TcpListener = socket.into();
+        let addr = listener.local_addr().expect("bound");
+        let uri = format!("msrp://{};tcp", [addr.to_string(), token("s")].join("/"));
+        Self { listener, uri, remote_path: String::new(), bindings: Vec::new(), wire: None }
+    }
+
+    /// The same party, given another path for the other side.
+    pub fn knowing(mut self, remote_path: &str) -> Self {
+        self.remote_path = remote_path.to_owned();
+        self
+    }
+
+    /// Begins to listen.
+    pub fn listen(&self) {
+        socket2::SockRef::from(&self.listener).listen(16).expect("a bound socket can listen");
+    }
+
     /// Where it listens.
     pub fn addr(&self) -> SocketAddr {
         self.listener.local_addr().expect("bound")
@@ -527,7 +550,11 @@ impl Peer {
         let binding = self.send_request(&token("bind"));
         self.wire().send(&binding);
         let response = self.next();
-        assert_eq!((response.status, &response.id), (Some(200), &binding.id), "a bodiless SEND is answered: {response:?}");
+        assert_eq!(
+            (response.status, &response.id),
+            (Some(200), &binding.id),
+            "a bodiless SEND is answered: {response:?}"
+        );
         assert_eq!(response.must("To-Path"), self.uri);
         assert_eq!(response.must("From-Path"), first(&self.remote_path));
     }

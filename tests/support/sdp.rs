@@ -150,7 +150,8 @@ impl Sdp {
     #[track_caller]
     pub fn address(&self) -> SocketAddr {
         let (line, lines) = self.message();
-        let connection = lines.iter().find(|(kind, _)| *kind == 'c').or(self.session.iter().find(|(kind, _)| *kind == 'c'));
+        let connection =
+            lines.iter().find(|(kind, _)| *kind == 'c').or(self.session.iter().find(|(kind, _)| *kind == 'c'));
         let (_, connection) = connection.unwrap_or_else(|| panic!("c= in {self:?}"));
         let words: Vec<&str> = connection.split(' ').collect();
         assert_eq!(words.len(), 3, "c={connection}");
