@@ -13,6 +13,7 @@ mod durability;
 mod forking;
 mod interworking;
 mod large_acceptance;
+mod large_msrp;
 mod large_setup;
 mod large_sip;
 mod large_stage;

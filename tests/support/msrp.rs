@@ -648,6 +648,13 @@ impl Peer {
         self.bind();
     }
 
+    /// Reads responses away until there are none for a while: of chunks whose fate is open.
+    pub fn drain_responses(&mut self) {
+        while let Arrival::Frame(frame) = self.arrival(Duration::from_millis(200)) {
+            assert!(frame.status.is_some(), "{frame:?}");
+        }
+    }
+
     /// Sends a message in chunks with at most `window` of them unanswered; the statuses in the order of the chunks.
     #[track_caller]
     pub fn send_message(
