@@ -547,6 +547,8 @@ pub struct Spooled {
     pub answer: Sdp,
     /// Her dialog.
     pub dialog: Dialog,
+    /// Her INVITE.
+    pub request: Request,
 }
 
 impl Spooled {
@@ -571,7 +573,7 @@ impl Spooled {
             a.bind();
         }
         world.core.assert_silent();
-        (Self { a, answer, dialog }, ok)
+        (Self { a, answer, dialog, request }, ok)
     }
 
     /// Alice hangs up.
@@ -640,5 +642,15 @@ impl Delivery {
     pub fn assert_ends(&mut self, world: &mut World) {
         let bye = self.dialog.expect(&mut world.core, "BYE");
         world.core.answer(&bye, 200);
+    }
+}
+
+impl Spooled {
+    /// The same as [`Spooled::establish`], with the INVITE that left.
+    #[track_caller]
+    pub fn establish_full(world: &mut World, plan: &Plan) -> (Self, Request) {
+        let (spooled, _) = Self::establish(world, plan);
+        let request = spooled.request.clone();
+        (spooled, request)
     }
 }

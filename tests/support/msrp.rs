@@ -405,6 +405,23 @@ impl Wire {
         }
     }
 
+    /// Reads whatever comes until the other side closes, which it must.
+    #[track_caller]
+    pub fn discard_until_closed(&mut self) {
+        let deadline = Instant::now() + DEADLINE;
+        self.stream.set_read_timeout(Some(Duration::from_millis(200))).expect("a read timeout");
+        let mut buffer = [0; 16_384];
+        loop {
+            match self.stream.read(&mut buffer) {
+                Ok(0) => return,
+                Ok(_) => {}
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+                Err(_) => return,
+            }
+            assert!(Instant::now() < deadline, "the connection was to be closed");
+        }
+    }
+
     /// Bytes that arrived and are no whole frame yet.
     pub fn carry(&self) -> &[u8] {
         &self.carry
