@@ -19,6 +19,8 @@ mod large_setup;
 mod large_sip;
 mod large_spool;
 mod large_stage;
+mod large_timers;
+mod large_tools;
 mod operation;
 mod registration;
 mod sharding;
