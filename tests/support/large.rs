@@ -42,7 +42,7 @@ pub fn large_cpim(content_len: usize) -> Vec<u8> {
     while bytes.len() < head_len + content_len {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         bytes.extend_from_slice(&state.to_le_bytes());
-        if state % 509 == 0 {
+        if state.is_multiple_of(509) {
             bytes.extend_from_slice(b"\r\n-------a1b2c3d4$\r\n\r\n-------");
         }
     }
