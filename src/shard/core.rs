@@ -39,7 +39,8 @@ pub trait Core {
     /// Bytes of an MSRP connection have left.
     fn media_sent(&mut self, _conn: ConnId, _len: usize, _now: Now) {}
 
-    /// An MSRP connection has ended: its peer closed it, it broke, or it took nothing for too long.
+    /// An MSRP connection has ended, once, and its id is of no use any more: its peer closed it, it broke, or it took
+    /// nothing for too long. Until an effect that closes it is carried out, this and bytes may still come.
     fn media_closed(&mut self, _conn: ConnId, _now: Now) {}
 
     /// The next MSRP connection that has something to send and had nothing when it was last asked. Asked at the end of a
@@ -49,6 +50,9 @@ pub trait Core {
     }
 
     /// Takes what an MSRP connection sends next, as one request: at most [`crate::uring::ring::BATCH_COUNT_MAX`] pieces.
+    ///
+    /// When the connection is closed, by either side, the core is asked again and again until nothing is left, whether or
+    /// not earlier requests have completed. What is left then still leaves if the peer takes it.
     fn take_media(&mut self, _conn: ConnId, _batch: &mut Vec<Bytes>) {}
 
     /// Does what is due. Afterwards [`Core::poll_timeout`] is later than `now`, or `None`.
@@ -61,7 +65,7 @@ pub trait Core {
     fn poll_effect(&mut self) -> Option<Effect>;
 
     /// Times that the core measured itself; merged with the shard's own when somebody asks.
-    fn stages(&self) -> Option<&Stages> {
+    fn stages(&mut self) -> Option<&Stages> {
         None
     }
 
@@ -83,6 +87,38 @@ impl<D: Directory> Core for participating::core::Core<D> {
         Self::handle_input(self, input, now);
     }
 
+    fn media_accepted(&mut self, conn: ConnId, peer: SocketAddr, listener: u8, now: Now) -> bool {
+        Self::media_accepted(self, conn, peer, listener, now)
+    }
+
+    fn media_connected(&mut self, ticket: ConnectTicket, conn: ConnId, now: Now) -> bool {
+        Self::media_connected(self, ticket, conn, now)
+    }
+
+    fn media_connect_failed(&mut self, ticket: ConnectTicket, now: Now) {
+        Self::media_connect_failed(self, ticket, now);
+    }
+
+    fn handle_media(&mut self, conn: ConnId, bytes: &[u8], share: &mut dyn FnMut() -> Bytes, now: Now) {
+        Self::handle_media(self, conn, bytes, share, now);
+    }
+
+    fn media_sent(&mut self, conn: ConnId, len: usize, now: Now) {
+        Self::media_sent(self, conn, len, now);
+    }
+
+    fn media_closed(&mut self, conn: ConnId, now: Now) {
+        Self::media_closed(self, conn, now);
+    }
+
+    fn poll_media(&mut self) -> Option<ConnId> {
+        Self::poll_media(self)
+    }
+
+    fn take_media(&mut self, conn: ConnId, batch: &mut Vec<Bytes>) {
+        Self::take_media(self, conn, batch);
+    }
+
     fn handle_timeout(&mut self, now: Now) {
         Self::handle_timeout(self, now);
     }
@@ -95,7 +131,7 @@ impl<D: Directory> Core for participating::core::Core<D> {
         Self::poll_effect(self)
     }
 
-    fn stages(&self) -> Option<&Stages> {
+    fn stages(&mut self) -> Option<&Stages> {
         // Somebody is about to read the levels too.
         self.publish_levels();
         Some(Self::stages(self))
