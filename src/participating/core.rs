@@ -7,6 +7,7 @@ use super::deferred::Deliveries;
 use super::effect::{Effect, NextHop, Socket, StreamTarget};
 use super::facts;
 use super::input::{ControlAnswer, ControlCommand, Input, Source, Transport};
+use super::media::MediaOwner;
 use super::pager::{Job, Stage};
 use super::registration::registration;
 use super::settings::Settings;
@@ -24,6 +25,8 @@ use crate::base::timer_wheel::TimerWheel;
 use crate::metrics::counters::ShardMetrics;
 use crate::metrics::names::{Counter, Gauge, Stage as TimedStage};
 use crate::metrics::stages::Stages;
+use crate::msrp::news::SessionId;
+use crate::msrp::relay::Relay;
 use crate::sip::header::via::Via;
 use crate::sip::message::{Envelope, Message};
 use crate::sip::scan::{Name, Scan};
@@ -104,6 +107,9 @@ pub struct Core<D> {
     pub(super) transactions: Transactions,
     pub(super) jobs: Slots<Job>,
     pub(super) deliveries: Deliveries,
+    pub(super) relay: Relay,
+    /// On whose behalf each of the relay's sessions is there.
+    pub(super) media_owners: HashMap<SessionId, MediaOwner>,
     pub(super) wheel: TimerWheel<CoreTimer>,
     pub(super) effects: VecDeque<Effect>,
     resolved: HashMap<Box<str>, Resolved>,
@@ -123,7 +129,7 @@ impl<D: Directory> Core<D> {
         shard: ShardId,
         settings: Arc<Settings>,
         directory: D,
-        rng: Rng,
+        mut rng: Rng,
         metrics: Arc<ShardMetrics>,
         now: Now,
     ) -> Self {
@@ -138,6 +144,8 @@ impl<D: Directory> Core<D> {
             sent_by,
             transactions: Transactions::new(shard, settings.steering_seed, now.at, Arc::clone(&metrics)),
             deliveries: Deliveries::new(&settings, now.at),
+            relay: Relay::new(settings.msrp.clone(), rng.split(), now.at),
+            media_owners: HashMap::new(),
             settings,
             directory,
             rng,
@@ -158,6 +166,7 @@ impl<D: Directory> Core<D> {
     /// Takes one whole SIP message from a socket.
     pub fn handle_message(&mut self, bytes: &[u8], source: Source, now: Now) {
         self.take(bytes, source, now, true);
+        self.hear_relay(now);
         self.check_invariants();
     }
 
@@ -182,6 +191,7 @@ impl<D: Directory> Core<D> {
                 }
             }
         }
+        self.hear_relay(now);
         self.check_invariants();
     }
 
@@ -203,6 +213,7 @@ impl<D: Directory> Core<D> {
                 None => {}
             }
         }
+        self.relay.handle_timeout(now.at);
         while let Some(timer) = self.wheel.pop_due(now.at) {
             match timer {
                 CoreTimer::Job(job) => self.on_job_patience(job, now),
@@ -216,6 +227,7 @@ impl<D: Directory> Core<D> {
                 }
             }
         }
+        self.hear_relay(now);
         self.check_invariants();
     }
 
@@ -223,15 +235,13 @@ impl<D: Directory> Core<D> {
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
         let transactions = self.transactions.poll_timeout().map(|at| (at, "transactions"));
         let core = self.wheel.next_deadline().map(|at| (at, "core"));
-        match (transactions, core) {
-            (Some(a), Some(b)) => Some(if a.0 <= b.0 { a } else { b }),
-            (a, b) => a.or(b),
-        }
+        let relay = self.relay.poll_timeout().map(|at| (at, "relay"));
+        [transactions, core, relay].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 
     /// The next thing to do.
     pub fn poll_effect(&mut self) -> Option<Effect> {
-        self.effects.pop_front()
+        self.effects.pop_front().or_else(|| self.relay.poll_effect().map(Effect::Media))
     }
 
     /// The latencies measured so far.
@@ -250,7 +260,8 @@ impl<D: Directory> Core<D> {
     }
 
     /// Writes the levels that are only worth writing now and then.
-    pub fn publish_levels(&self) {
+    pub fn publish_levels(&mut self) {
+        self.publish_relay();
         let (servers, clients) = self.transactions.counts();
         self.metrics.set(Gauge::ServerTransactions, servers as u64);
         self.metrics.set(Gauge::ClientTransactions, clients as u64);

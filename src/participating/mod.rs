@@ -15,6 +15,7 @@ pub mod input;
 pub mod large_body;
 pub mod large_decide;
 pub mod leg;
+pub mod media;
 pub mod objects;
 pub mod pager;
 pub mod policy;
