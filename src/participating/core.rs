@@ -573,7 +573,7 @@ impl<D: Directory> Core<D> {
             Waiting::Job(job) => self.on_job_stored(job, answer, now),
             Waiting::Delivery(id) => self.on_delivery_answer(id, answer, now),
             Waiting::Sweep => self.on_swept(answer, now),
-            Waiting::Nobody | Waiting::Client(_) => {}
+            Waiting::Nobody | Waiting::Client(_) | Waiting::Session(_) => {}
         }
     }
 
