@@ -100,6 +100,8 @@ pub const HISTORY_WINDOW_LEN: usize = 16 << 20;
 pub const SPOOL_MAILBOX_LEN: usize = 16_384;
 /// Sessions of large message mode of one shard between INVITE and the end of the last transaction.
 pub const LARGE_SESSION_COUNT_MAX: usize = 1 << 16;
+/// Early dialogs of one session that its originating side hears of.
+pub const EARLY_DIALOG_COUNT_MAX: usize = 16;
 /// URIs of one route set.
 pub const ROUTE_COUNT_MAX: usize = 16;
 /// Bytes that one dialog keeps: Call-ID, addresses, remote target and routes.

@@ -6,7 +6,7 @@ use super::effect::NextHop;
 use super::transactions::ServerId;
 use crate::base::slots::SlotId;
 use crate::base::time::Instant;
-use crate::msrp::news::Role;
+use crate::sdp::Role;
 use crate::sip::dialog::session_timer::SessionTimer;
 use crate::sip::dialog::{Dialog, InDialog};
 use crate::sip::header::list::{find_outside, trim};

@@ -98,7 +98,8 @@ impl<D: Directory> Core<D> {
             | Event::Sent { id, .. }
             | Event::Lost { id, .. }) = &event;
             match self.media_owners.get(id).copied() {
-                Some(MediaOwner::Session(_) | MediaOwner::Delivery { .. }) => self.end_media(*id, now),
+                Some(MediaOwner::Session(session)) => self.on_session_media(session, *id, event, now),
+                Some(MediaOwner::Delivery { .. }) => self.end_media(*id, now),
                 // It ended in the same turn.
                 None => {}
             }
