@@ -438,14 +438,8 @@ impl<D: Directory> Core<D> {
         };
         let settings = &self.settings;
         let decision = self.directory.read(user.as_str(), |subscriber| decide(&case, subscriber, settings, now.wall));
-        let begin = Begin {
-            server,
-            business: Business::Deliver,
-            kind,
-            record: false,
-            instances: Instances::new(),
-            task: None,
-        };
+        let begin =
+            Begin { server, business: Business::Deliver, kind, record: false, instances: Instances::new(), task: None };
         self.carry_out_large(message, source, decision, begin, user.as_str(), now);
     }
 

@@ -479,8 +479,7 @@ impl<D: Directory> Core<D> {
             && let Some(leg) = self.large.sessions.get_mut(id).and_then(|session| session.leg_mut(side))
         {
             let (again, given_up) = (now.at + T1, now.at + ACK_PATIENCE);
-            leg.answer =
-                Some(Box::new(Answer { server, cseq, bytes: bytes.clone(), again, interval: T1, given_up }));
+            leg.answer = Some(Box::new(Answer { server, cseq, bytes: bytes.clone(), again, interval: T1, given_up }));
         }
         self.send_answer(server, bytes, now);
         self.arm_session(id, now);
