@@ -92,8 +92,10 @@ fn own_rows(state: &AdminState) -> Vec<Row> {
         ),
         items("mailbox=\"store\"", state.store.len()),
         items("mailbox=\"control\"", state.mailbox.len()),
+        items("mailbox=\"spool\"", state.spool.mailbox.len()),
         room("mailbox=\"store\"", state.store.capacity()),
         room("mailbox=\"control\"", state.mailbox.capacity()),
+        room("mailbox=\"spool\"", state.spool.mailbox.capacity()),
         Row::gauge("ringpost_control_jobs", "jobs of shards under way", state.plane.job_count() as f64),
         Row::gauge(
             "ringpost_control_outbox_items",

@@ -3,8 +3,10 @@
 use super::serve::{Stop, run};
 use super::state::{AdminState, Patience, Traffic};
 use crate::base::id::{MessageId, ShardId};
+use crate::base::mailbox::Mailbox;
 use crate::base::time::UnixMillis;
-use crate::control::plane::Restored;
+use crate::control::plane::{ControlSignal, Restored};
+use crate::control::spool::Spool;
 use crate::control::testing::{Bench, DEADLINE, START, aor_of, device};
 use crate::metrics::counters::ShardMetrics;
 use crate::metrics::exposition::{Row, Scrape, ScrapeAnswer};
@@ -63,10 +65,19 @@ impl Server {
         let addr = listener.local_addr().unwrap();
         let shards: Vec<_> = (0..2).map(|_| Arc::new(ShardMetrics::default())).collect();
         let traffic = Arc::new(Traffic::default());
+        let spool_signal = ControlSignal::default();
         let state = AdminState {
             plane: bench.plane.clone(),
             mailbox: bench.mailbox.clone(),
             signal: bench.signal.clone(),
+            spool: Spool {
+                mailbox: Arc::new(Mailbox::new(4, Box::new(spool_signal.clone()))),
+                signal: spool_signal,
+                shards: bench.shards.clone(),
+                directory: "no-such-directory".into(),
+                disk_free_min: 0,
+                file_count_max: 1,
+            },
             store: bench.store.mailbox.clone(),
             shards: shards.clone(),
             scrape: Arc::new(HalfScrape),
@@ -569,6 +580,7 @@ fn the_metrics_page_leaves_out_what_does_not_answer() {
         "ringpost_store_commits_total 5",
         "ringpost_subscribers 0",
         "ringpost_mailbox_items{mailbox=\"control\"} 0",
+        "ringpost_mailbox_items{mailbox=\"spool\"} 0",
         concat!("ringpost_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
     ] {
         assert!(page.text().lines().any(|have| have == line), "{line} in\n{}", page.text());

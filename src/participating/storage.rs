@@ -36,6 +36,16 @@ pub struct DeferredMessage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SpoolId(pub u64);
 
+impl SpoolId {
+    /// The file's name in the content store's directory until the store takes it over.
+    pub fn file_name(self) -> String {
+        format!("{SPOOL_FILE_PREFIX}{:016x}", self.0)
+    }
+}
+
+/// What the names of spooled files begin with: whatever is left of them when the appliance starts belongs to nobody.
+pub const SPOOL_FILE_PREFIX: &str = ".spool-";
+
 /// A whole message in a file of the content store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ContentFile {
