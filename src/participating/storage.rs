@@ -216,7 +216,7 @@ pub enum Settlement {
 pub struct Quota {
     /// Messages.
     pub count: u32,
-    /// Bytes of their requests.
+    /// Bytes of their requests and contents.
     pub bytes: u64,
 }
 
@@ -347,7 +347,7 @@ pub enum Command {
 pub struct Levels {
     /// Deferred messages.
     pub deferred: u64,
-    /// Bytes of deferred requests.
+    /// Bytes of deferred requests and contents.
     pub deferred_bytes: u64,
     /// Message store objects.
     pub messages: u64,
