@@ -14,7 +14,7 @@ use crate::metrics::names::{Counter, Stage};
 use crate::metrics::stages::Stages;
 use crate::participating::preferences::Availability;
 use crate::participating::storage::{
-    Command, DeferredMessage, Direction, Fault, Levels, MessageObject, Outcome, Reply, Shelf,
+    Command, ContentFile, DeferredMessage, Direction, Fault, Levels, MessageObject, Outcome, Reply, Shelf,
 };
 use bytes::Bytes;
 use std::io::{self, Read, Write};
@@ -531,7 +531,12 @@ fn the_admin_api_shows_what_the_store_holds() {
                     not_before: UnixMillis(0),
                     wants_failure_notice: false,
                     request: Bytes::from_static(b"MESSAGE"),
-                    content: None,
+                    content: Some(ContentFile {
+                        spool: None,
+                        sha256: "0".repeat(64).into(),
+                        len: 5_000_000_000,
+                        content_type: "message/cpim".into(),
+                    }),
                 }])
             }
             Command::ListObjects { shelf: Shelf::History, limit, .. } => {
@@ -545,7 +550,8 @@ fn the_admin_api_shows_what_the_store_holds() {
     assert_eq!(
         server.get_json("/admin/users/sip:bob@home.example/deferred"),
         serde_json::json!([{
-            "id": 1, "originator": "anonymous", "accepted": START, "expires": START + 1, "attempts": 2, "size": 7
+            "id": 1, "originator": "anonymous", "accepted": START, "expires": START + 1, "attempts": 2,
+            "size": 5_000_000_007_u64
         }])
     );
     assert_eq!(
