@@ -37,6 +37,16 @@ impl Rng {
         Self::from_seed(bytes)
     }
 
+    /// A generator of its own, seeded by this one.
+    #[must_use]
+    pub fn split(&mut self) -> Self {
+        let mut seed = [0u8; 32];
+        for chunk in seed.chunks_exact_mut(8) {
+            chunk.copy_from_slice(&self.next_u64().to_le_bytes());
+        }
+        Self::from_seed(seed)
+    }
+
     /// The next 64 bits.
     pub fn next_u64(&mut self) -> u64 {
         let s = &mut self.state;

@@ -7,4 +7,6 @@
 //! Specifications: RFC 4975, RFC 4976 (path handling), RFC 6135, RFC 6714; SPEC §4.
 
 pub mod effect;
+pub mod news;
+pub mod relay;
 pub mod settings;

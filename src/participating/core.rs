@@ -4,9 +4,10 @@
 //! deferred delivery in [`super::deferred`].
 
 use super::deferred::Deliveries;
-use super::effect::{Effect, NextHop};
+use super::effect::{Effect, NextHop, Socket, StreamTarget};
 use super::facts;
 use super::input::{ControlAnswer, ControlCommand, Input, Source, Transport};
+use super::media::MediaOwner;
 use super::pager::{Job, Stage};
 use super::registration::registration;
 use super::settings::Settings;
@@ -24,6 +25,8 @@ use crate::base::timer_wheel::TimerWheel;
 use crate::metrics::counters::ShardMetrics;
 use crate::metrics::names::{Counter, Gauge, Stage as TimedStage};
 use crate::metrics::stages::Stages;
+use crate::msrp::news::SessionId;
+use crate::msrp::relay::Relay;
 use crate::sip::header::via::Via;
 use crate::sip::message::{Envelope, Message};
 use crate::sip::scan::{Name, Scan};
@@ -104,6 +107,9 @@ pub struct Core<D> {
     pub(super) transactions: Transactions,
     pub(super) jobs: Slots<Job>,
     pub(super) deliveries: Deliveries,
+    pub(super) relay: Relay,
+    /// On whose behalf each of the relay's sessions is there.
+    pub(super) media_owners: HashMap<SessionId, MediaOwner>,
     pub(super) wheel: TimerWheel<CoreTimer>,
     pub(super) effects: VecDeque<Effect>,
     resolved: HashMap<Box<str>, Resolved>,
@@ -123,7 +129,7 @@ impl<D: Directory> Core<D> {
         shard: ShardId,
         settings: Arc<Settings>,
         directory: D,
-        rng: Rng,
+        mut rng: Rng,
         metrics: Arc<ShardMetrics>,
         now: Now,
     ) -> Self {
@@ -138,6 +144,8 @@ impl<D: Directory> Core<D> {
             sent_by,
             transactions: Transactions::new(shard, settings.steering_seed, now.at, Arc::clone(&metrics)),
             deliveries: Deliveries::new(&settings, now.at),
+            relay: Relay::new(settings.msrp.clone(), rng.split(), now.at),
+            media_owners: HashMap::new(),
             settings,
             directory,
             rng,
@@ -158,6 +166,7 @@ impl<D: Directory> Core<D> {
     /// Takes one whole SIP message from a socket.
     pub fn handle_message(&mut self, bytes: &[u8], source: Source, now: Now) {
         self.take(bytes, source, now, true);
+        self.hear_relay(now);
         self.check_invariants();
     }
 
@@ -178,10 +187,11 @@ impl<D: Directory> Core<D> {
                 if let Waiting::Client(id) = Waiting::of(ticket)
                     && let Some((owner, verdict)) = self.transactions.on_unsendable(id, now.at, &mut self.effects)
                 {
-                    self.on_verdict(owner, verdict, None, now);
+                    self.on_verdict(id, owner, verdict, None, now);
                 }
             }
         }
+        self.hear_relay(now);
         self.check_invariants();
     }
 
@@ -193,16 +203,17 @@ impl<D: Directory> Core<D> {
                 break;
             }
             match news {
-                Some(News::Client(owner, verdict)) => {
+                Some(News::Client(id, owner, verdict)) => {
                     if verdict == Verdict::TimedOut {
                         self.metrics.count(Counter::TransactionTimeout);
                     }
-                    self.on_verdict(owner, verdict, None, now);
+                    self.on_verdict(id, owner, verdict, None, now);
                 }
                 Some(News::TryingDue(server)) => self.on_trying_due(server, now),
                 None => {}
             }
         }
+        self.relay.handle_timeout(now.at);
         while let Some(timer) = self.wheel.pop_due(now.at) {
             match timer {
                 CoreTimer::Job(job) => self.on_job_patience(job, now),
@@ -216,6 +227,7 @@ impl<D: Directory> Core<D> {
                 }
             }
         }
+        self.hear_relay(now);
         self.check_invariants();
     }
 
@@ -223,15 +235,13 @@ impl<D: Directory> Core<D> {
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
         let transactions = self.transactions.poll_timeout().map(|at| (at, "transactions"));
         let core = self.wheel.next_deadline().map(|at| (at, "core"));
-        match (transactions, core) {
-            (Some(a), Some(b)) => Some(if a.0 <= b.0 { a } else { b }),
-            (a, b) => a.or(b),
-        }
+        let relay = self.relay.poll_timeout().map(|at| (at, "relay"));
+        [transactions, core, relay].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 
     /// The next thing to do.
     pub fn poll_effect(&mut self) -> Option<Effect> {
-        self.effects.pop_front()
+        self.effects.pop_front().or_else(|| self.relay.poll_effect().map(Effect::Media))
     }
 
     /// The latencies measured so far.
@@ -250,7 +260,8 @@ impl<D: Directory> Core<D> {
     }
 
     /// Writes the levels that are only worth writing now and then.
-    pub fn publish_levels(&self) {
+    pub fn publish_levels(&mut self) {
+        self.publish_relay();
         let (servers, clients) = self.transactions.counts();
         self.metrics.set(Gauge::ServerTransactions, servers as u64);
         self.metrics.set(Gauge::ClientTransactions, clients as u64);
@@ -354,25 +365,32 @@ impl<D: Directory> Core<D> {
             self.metrics.count(Counter::DroppedMalformed);
             return;
         }
-        match self.transactions.on_response(branch, status, now.at, &mut self.effects) {
-            Some((_, owner, verdict, started)) => {
+        match self.transactions.on_response(branch, message, &envelope, now.at, &mut self.effects) {
+            Some((id, owner, verdict, started)) => {
                 self.metrics.response_received(status);
-                if verdict == Verdict::Final {
+                if matches!(verdict, Verdict::Final | Verdict::Success) {
                     self.stages.record(TimedStage::CoreRoundTrip, now.at - started);
                 }
-                self.on_verdict(owner, verdict, Some((status, message)), now);
+                self.on_verdict(id, owner, verdict, Some((status, message)), now);
             }
             None => self.metrics.count(Counter::DroppedStrayResponse),
         }
     }
 
-    fn on_verdict(&mut self, owner: Owner, verdict: Verdict, response: Option<(u16, &Message<'_>)>, now: Now) {
+    fn on_verdict(
+        &mut self,
+        _client: ClientId,
+        owner: Owner,
+        verdict: Verdict,
+        response: Option<(u16, &Message<'_>)>,
+        now: Now,
+    ) {
         match owner {
             Owner::Job(job) => self.on_branch(job, verdict, response, now),
             Owner::Delivery { id, round } => {
                 self.on_attempt(id, round, verdict, response.map(|(status, _)| status), now);
             }
-            Owner::Notice => {}
+            Owner::Leg { .. } | Owner::Origination { .. } | Owner::Notice => {}
         }
     }
 
@@ -718,7 +736,47 @@ impl<D: Directory> Core<D> {
         Some(id)
     }
 
-    fn listener_for(&self, to: SocketAddr) -> Option<u8> {
+    /// Sends an INVITE of ours: as [`Core::send_request`], with the INVITE client transaction of RFC 6026.
+    pub(super) fn send_invite(
+        &mut self,
+        owner: Owner,
+        hop: NextHop,
+        loop_mark: u32,
+        now: Now,
+        compose: impl FnOnce(&mut Vec<u8>, &[u8]),
+    ) -> Option<ClientId> {
+        let id = self.send_request(owner, hop, loop_mark, now, compose)?;
+        debug_assert!(
+            self.transactions.request_of(id).is_none_or(|request| request.starts_with(b"INVITE ")),
+            "the machine follows the method"
+        );
+        Some(id)
+    }
+
+    /// Sends an ACK for a 2xx response, which has no transaction; each repetition of the 2xx has one sent again.
+    ///
+    /// RFC 3261 §13.2.2.4.
+    pub(super) fn send_ack(&mut self, hop: NextHop, compose: impl FnOnce(&mut Vec<u8>, &[u8])) {
+        let Some(listener) = self.listener_for(hop.addr) else { return };
+        let transport = hop.transport.unwrap_or(Transport::Udp);
+        self.extra.clear();
+        let own = &self.sent_by[usize::from(listener)];
+        self.transactions.write_ack_via(transport, own, OWN_REQUEST_MARK, &mut self.rng, &mut self.extra);
+        self.scratch.clear();
+        compose(&mut self.scratch, &self.extra);
+        let bytes = Bytes::copy_from_slice(&self.scratch);
+        self.effects.push_back(match transport {
+            Transport::Udp => Effect::SendDatagram { socket: Socket::Own, listener, to: hop.addr, bytes },
+            Transport::Tcp => Effect::SendStream { to: StreamTarget::Peer(hop.addr), listener, bytes, ticket: None },
+        });
+    }
+
+    /// Calls an INVITE of ours back. RFC 3261 §9.1.
+    pub(super) fn cancel(&mut self, client: ClientId, now: Now) {
+        self.transactions.cancel(client, now.at, &mut self.effects);
+    }
+
+    pub(super) fn listener_for(&self, to: SocketAddr) -> Option<u8> {
         let own = &self.settings.listeners;
         own.iter().position(|own| own.well_known.is_ipv4() == to.is_ipv4()).map(|index| index as u8)
     }

@@ -12,6 +12,7 @@ pub mod devices;
 pub mod effect;
 pub mod facts;
 pub mod input;
+pub mod media;
 pub mod objects;
 pub mod pager;
 pub mod policy;

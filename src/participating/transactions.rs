@@ -14,10 +14,13 @@ use crate::metrics::counters::ShardMetrics;
 use crate::metrics::names::Counter;
 use crate::sip::header::via::Via;
 use crate::sip::message::{Envelope, Message};
+use crate::sip::scan::{Name, Scan};
+use crate::sip::transaction::invite_client::State as InviteState;
 use crate::sip::transaction::{
-    Action, InviteServer, NonInviteClient, NonInviteServer, Reliability, Send as SendWhat, T1, Tell,
+    Action, InviteClient, InviteServer, NonInviteClient, NonInviteServer, Reliability, Send as SendWhat, T1, Tell,
 };
 use crate::sip::transport::{ViaStamp, exceeds_datagram, response_address};
+use crate::sip::write::line;
 use bytes::Bytes;
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
@@ -138,13 +141,20 @@ enum ServerMachine {
     Invite(InviteServer),
 }
 
+/// What works on the answer to a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Work {
+    Job(SlotId),
+    Session(SlotId),
+}
+
 struct Server {
     key: ServerKey,
     merged: Option<u64>,
     machine: ServerMachine,
     path: ReplyPath,
     /// What works on the answer.
-    job: Option<SlotId>,
+    work: Option<Work>,
     response: Bytes,
     started: Instant,
     completed: bool,
@@ -164,8 +174,43 @@ pub enum Owner {
         /// Which attempt: a branch that is answered when the next message is under way speaks of its own attempt only.
         round: u32,
     },
-    /// A notification of our own, which nobody waits for.
+    /// A request of a session in large message mode.
+    Leg {
+        /// The session.
+        session: SlotId,
+        /// Which of its legs.
+        leg: u8,
+        /// What it asks.
+        request: LegRequest,
+    },
+    /// A request of an attempt to deliver a deferred large message.
+    Origination {
+        /// The user's delivery.
+        id: SlotId,
+        /// Which attempt.
+        round: u32,
+        /// Which of its legs.
+        leg: u8,
+        /// What it asks.
+        request: LegRequest,
+    },
+    /// A request of our own that nobody waits for: a notification, a CANCEL.
     Notice,
+}
+
+/// What a request of a leg asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LegRequest {
+    /// The INVITE that makes the dialog.
+    Invite,
+    /// An INVITE within the dialog.
+    Reinvite,
+    /// UPDATE.
+    Update,
+    /// PRACK.
+    Prack,
+    /// BYE.
+    Bye,
 }
 
 /// Where a request goes.
@@ -181,9 +226,27 @@ pub struct Destination {
     pub sized_up: bool,
 }
 
+enum ClientMachine {
+    NonInvite(NonInviteClient),
+    Invite(InviteClient),
+}
+
+/// Whether an INVITE is to be called back. RFC 3261 §9.1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Cancelling {
+    /// No.
+    #[default]
+    No,
+    /// As soon as a provisional response shows that it has arrived.
+    Wanted,
+    /// The CANCEL is this transaction; without a final response by then the INVITE is given up.
+    Sent(ClientId, Instant),
+}
+
 struct Client {
     nonce: u64,
-    machine: Option<NonInviteClient>,
+    machine: Option<ClientMachine>,
+    cancelling: Cancelling,
     owner: Owner,
     destination: Destination,
     request: Bytes,
@@ -199,7 +262,9 @@ struct Client {
 pub enum Verdict {
     /// A provisional response.
     Provisional,
-    /// The final response.
+    /// A 2xx response to INVITE, each time it comes: the ACK is the transaction user's (RFC 3261 §13.2.2.4).
+    Success,
+    /// The final response; of an INVITE, one that is not a 2xx.
     Final,
     /// No final response in 64·T1.
     TimedOut,
@@ -211,7 +276,7 @@ pub enum Verdict {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum News {
     /// A client transaction came to its end.
-    Client(Owner, Verdict),
+    Client(ClientId, Owner, Verdict),
     /// A request has gone unanswered for so long that a 100 is due (RFC 4320 §4.1).
     TryingDue(ServerId),
 }
@@ -427,7 +492,7 @@ impl Transactions {
         });
         let is_merged = merged.is_some_and(|hash| self.by_merged.contains_key(&hash));
         let machine = if method == b"INVITE" {
-            ServerMachine::Invite(InviteServer::new(path.reliability()))
+            ServerMachine::Invite(InviteServer::new(path.reliability()).with_trying(now))
         } else {
             ServerMachine::NonInvite(NonInviteServer::new(path.reliability()).with_trying(now))
         };
@@ -436,7 +501,7 @@ impl Transactions {
             merged: merged.filter(|_| !is_merged),
             machine,
             path,
-            job: None,
+            work: None,
             response: Bytes::new(),
             started: now,
             completed: false,
@@ -486,13 +551,31 @@ impl Transactions {
     /// Notes what works on the answer to a transaction.
     pub fn set_job(&mut self, id: ServerId, job: SlotId) {
         if let Some(server) = self.servers.get_mut(id) {
-            server.job = Some(job);
+            server.work = Some(Work::Job(job));
         }
     }
 
     /// What works on the answer to a transaction.
     pub fn job_of(&self, id: ServerId) -> Option<SlotId> {
-        self.servers.get(id)?.job
+        match self.servers.get(id)?.work? {
+            Work::Job(job) => Some(job),
+            Work::Session(_) => None,
+        }
+    }
+
+    /// Notes the session that a transaction belongs to.
+    pub fn set_session(&mut self, id: ServerId, session: SlotId) {
+        if let Some(server) = self.servers.get_mut(id) {
+            server.work = Some(Work::Session(session));
+        }
+    }
+
+    /// The session that a transaction belongs to.
+    pub fn session_of(&self, id: ServerId) -> Option<SlotId> {
+        match self.servers.get(id)?.work? {
+            Work::Session(session) => Some(session),
+            Work::Job(_) => None,
+        }
     }
 
     /// The request that a client transaction still keeps, as it was sent.
@@ -571,6 +654,7 @@ impl Transactions {
         self.clients.insert(Client {
             nonce,
             machine: None,
+            cancelling: Cancelling::No,
             owner,
             destination,
             request: Bytes::new(),
@@ -583,7 +667,16 @@ impl Transactions {
     /// Writes the Via of a reserved client transaction: own address and branch.
     pub fn write_via(&self, id: ClientId, own: &str, loop_mark: u32, out: &mut Vec<u8>) {
         let Some(client) = self.clients.get(id) else { return };
-        let transport = match client.destination.transport {
+        self.write_branch(id.slot, client.nonce, client.destination.transport, own, loop_mark, out);
+    }
+
+    /// Writes the Via of a request that has no transaction: an ACK for a 2xx. RFC 3261 §13.2.2.4.
+    pub fn write_ack_via(&self, transport: Transport, own: &str, loop_mark: u32, rng: &mut Rng, out: &mut Vec<u8>) {
+        self.write_branch(u32::MAX, rng.next_u64(), transport, own, loop_mark, out);
+    }
+
+    fn write_branch(&self, slot: u32, nonce: u64, transport: Transport, own: &str, loop_mark: u32, out: &mut Vec<u8>) {
+        let transport = match transport {
             Transport::Udp => "UDP",
             Transport::Tcp => "TCP",
         };
@@ -594,12 +687,12 @@ impl Transactions {
         out.extend_from_slice(b";branch=");
         out.extend_from_slice(BRANCH_PREFIX);
         push_hex(out, u64::from(self.shard.0), 4);
-        push_hex(out, u64::from(id.slot), 8);
-        push_hex(out, client.nonce, 16);
+        push_hex(out, u64::from(slot), 8);
+        push_hex(out, nonce, 16);
         push_hex(out, u64::from(loop_mark), 8);
     }
 
-    /// Sends the request of a reserved client transaction. RFC 3261 §17.1.2.
+    /// Sends the request of a reserved client transaction. RFC 3261 §17.1.1, §17.1.2.
     ///
     /// A request too large for a datagram leaves over a stream, and its Via says so (RFC 3261 §18.1.1).
     pub fn launch(
@@ -623,7 +716,11 @@ impl Transactions {
 
     fn start(&mut self, id: ClientId, now: Instant, out: &mut VecDeque<Effect>) {
         let Some(client) = self.clients.get_mut(id) else { return };
-        client.machine = Some(NonInviteClient::new(reliability(client.destination.transport), now));
+        let reliability = reliability(client.destination.transport);
+        client.machine = Some(match client.request.starts_with(b"INVITE ") {
+            true => ClientMachine::Invite(InviteClient::new(reliability, now)),
+            false => ClientMachine::NonInvite(NonInviteClient::new(reliability, now)),
+        });
         client.started = now;
         out.push_back(client.send(id));
         self.arm(Timed::Client(id));
@@ -639,18 +736,86 @@ impl Transactions {
     pub fn on_response(
         &mut self,
         branch: OwnBranch,
-        status: u16,
+        response: &Message<'_>,
+        envelope: &Envelope<'_>,
         now: Instant,
         out: &mut VecDeque<Effect>,
     ) -> Option<(ClientId, Owner, Verdict, Instant)> {
-        let (id, client) = self.clients.at(branch.slot)?;
+        let status = response.status()?;
+        let (mut id, mut client) = self.clients.at(branch.slot)?;
         if client.nonce != branch.nonce {
             return None;
         }
+        if let (ClientMachine::Invite(_), b"CANCEL") = (client.machine.as_ref()?, envelope.cseq_method) {
+            // A CANCEL has its INVITE's branch (RFC 3261 §9.1).
+            let Cancelling::Sent(cancel, _) = client.cancelling else { return None };
+            id = cancel;
+            client = self.clients.get(id)?;
+        }
         let (owner, started) = (client.owner, client.started);
-        let tell = self.drive_client(id, out, |machine| machine.on_response(status, now))?;
+        if matches!(client.machine, Some(ClientMachine::Invite(_))) && status >= 300 {
+            // What the machine may send from here on is an ACK.
+            let client = self.clients.get_mut(id)?;
+            if client.request.starts_with(b"INVITE ")
+                && let Some(ack) = kindred(&client.request, "ACK", response.value(Name::To))
+            {
+                client.request = Bytes::from(ack);
+            }
+        }
+        let tell = self.drive_client(id, out, |machine| match machine {
+            ClientMachine::NonInvite(machine) => machine.on_response(status, now),
+            ClientMachine::Invite(machine) => machine.on_response(status, now),
+        })?;
         self.arm(Timed::Client(id));
+        if tell == Tell::Provisional
+            && self.clients.get(id).is_some_and(|client| client.cancelling == Cancelling::Wanted)
+        {
+            self.send_cancel(id, now, out);
+        }
         Some((id, owner, verdict(tell)?, started))
+    }
+
+    /// Calls an INVITE back: at once when its receiver has shown itself, otherwise as soon as it does. RFC 3261 §9.1.
+    pub fn cancel(&mut self, id: ClientId, now: Instant, out: &mut VecDeque<Effect>) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        let Some(ClientMachine::Invite(machine)) = &client.machine else { return };
+        if client.cancelling != Cancelling::No {
+            return;
+        }
+        match machine.state() {
+            InviteState::Calling => client.cancelling = Cancelling::Wanted,
+            InviteState::Proceeding => self.send_cancel(id, now, out),
+            // It has its final response: there is nothing to call back.
+            InviteState::Completed | InviteState::Accepted | InviteState::Terminated => {}
+        }
+    }
+
+    fn send_cancel(&mut self, id: ClientId, now: Instant, out: &mut VecDeque<Effect>) {
+        let Some(client) = self.clients.get(id) else { return };
+        let (destination, nonce) = (client.destination, client.nonce);
+        let Some(request) = kindred(&client.request, "CANCEL", None) else { return };
+        if self.clients.is_full() {
+            self.evict_absorbing();
+        }
+        let cancel = self.clients.insert(Client {
+            nonce,
+            machine: None,
+            cancelling: Cancelling::No,
+            owner: Owner::Notice,
+            destination,
+            request: Bytes::from(request),
+            started: now,
+            answered: false,
+            armed: None,
+        });
+        if let Some(client) = self.clients.get_mut(id) {
+            // Without room for the CANCEL the INVITE is given up all the same, when nothing can be expected of it any more.
+            client.cancelling = Cancelling::Sent(cancel.unwrap_or_default(), now + LINGER);
+        }
+        self.arm(Timed::Client(id));
+        if let Some(cancel) = cancel {
+            self.start(cancel, now, out);
+        }
     }
 
     /// Takes the news that a request could not be sent; it leaves as a datagram if only its size had put it on a stream.
@@ -670,7 +835,10 @@ impl Transactions {
             return None;
         }
         let owner = client.owner;
-        let tell = self.drive_client(id, out, |machine| machine.on_transport_error())?;
+        let tell = self.drive_client(id, out, |machine| match machine {
+            ClientMachine::NonInvite(machine) => machine.on_transport_error(),
+            ClientMachine::Invite(machine) => machine.on_transport_error(),
+        })?;
         Some((owner, verdict(tell)?))
     }
 
@@ -683,22 +851,31 @@ impl Transactions {
         &mut self,
         id: ClientId,
         out: &mut VecDeque<Effect>,
-        drive: impl FnOnce(&mut NonInviteClient) -> Action,
+        drive: impl FnOnce(&mut ClientMachine) -> Action,
     ) -> Option<Tell> {
         let client = self.clients.get_mut(id)?;
-        let action = drive(client.machine.as_mut()?);
-        if action.send == SendWhat::Request {
+        let machine = client.machine.as_mut()?;
+        let action = drive(machine);
+        let lingers_until = match machine {
+            ClientMachine::NonInvite(machine) => machine.poll_timeout().map(|(end, _)| end),
+            // An INVITE lingers for another time than the rest, and so has its place on the wheel.
+            ClientMachine::Invite(_) => None,
+        };
+        if matches!(action.send, SendWhat::Request | SendWhat::Ack) {
             out.push_back(client.send(id));
         }
-        if matches!(action.tell, Tell::Final) {
-            // What is left of the transaction only absorbs repeated responses: the request is done.
-            client.request = Bytes::new();
-            if let Some((end, _)) = client.machine.as_ref().and_then(NonInviteClient::poll_timeout)
-                && !action.terminated
-            {
-                client.answered = true;
-                self.absorbing.push_back((id, end));
+        match action.tell {
+            // What is left of the transaction only absorbs repeated responses: the request is done. An INVITE that
+            // failed keeps its ACK.
+            Tell::Final if lingers_until.is_some() => {
+                client.request = Bytes::new();
+                if let Some(end) = lingers_until.filter(|_| !action.terminated) {
+                    client.answered = true;
+                    self.absorbing.push_back((id, end));
+                }
             }
+            Tell::Success => client.request = Bytes::new(),
+            _ => {}
         }
         if action.terminated {
             self.clients.remove(id);
@@ -762,7 +939,17 @@ impl Transactions {
                 ServerMachine::NonInvite(machine) => machine.poll_timeout(),
                 ServerMachine::Invite(machine) => machine.poll_timeout(),
             },
-            Timed::Client(id) => self.clients.get(id)?.machine.as_ref()?.poll_timeout(),
+            Timed::Client(id) => {
+                let client = self.clients.get(id)?;
+                let due = match client.machine.as_ref()? {
+                    ClientMachine::NonInvite(machine) => machine.poll_timeout(),
+                    ClientMachine::Invite(machine) => machine.poll_timeout(),
+                };
+                return match (client.given_up_at(), due) {
+                    (Some(at), Some((deadline, _))) => Some(at.min(deadline)),
+                    (at, due) => at.or(due.map(|(deadline, _)| deadline)),
+                };
+            }
         };
         due.map(|(deadline, _)| deadline)
     }
@@ -799,9 +986,18 @@ impl Transactions {
             }
             Timed::Client(id) => {
                 let owner = self.clients.get(id).map(|client| client.owner);
-                let tell = self.drive_client(id, out, |machine| machine.handle_timeout(now));
+                if self.clients.get(id).and_then(Client::given_up_at).is_some_and(|at| at <= now) {
+                    // RFC 3261 §9.1: the INVITE counts as called back.
+                    self.clients.remove(id);
+                    *news = owner.map(|owner| News::Client(id, owner, Verdict::TimedOut));
+                    return true;
+                }
+                let tell = self.drive_client(id, out, |machine| match machine {
+                    ClientMachine::NonInvite(machine) => machine.handle_timeout(now),
+                    ClientMachine::Invite(machine) => machine.handle_timeout(now),
+                });
                 if let (Some(owner), Some(verdict)) = (owner, tell.and_then(verdict)) {
-                    *news = Some(News::Client(owner, verdict));
+                    *news = Some(News::Client(id, owner, verdict));
                 }
             }
         }
@@ -837,6 +1033,18 @@ impl Transactions {
 }
 
 impl Client {
+    /// When an INVITE that was called back is given up: as long as its final response is missing.
+    fn given_up_at(&self) -> Option<Instant> {
+        match (&self.machine, self.cancelling) {
+            (Some(ClientMachine::Invite(machine)), Cancelling::Sent(_, at))
+                if matches!(machine.state(), InviteState::Calling | InviteState::Proceeding) =>
+            {
+                Some(at)
+            }
+            _ => None,
+        }
+    }
+
     fn send(&self, id: ClientId) -> Effect {
         let Destination { transport, to, listener, .. } = self.destination;
         match transport {
@@ -849,6 +1057,30 @@ impl Client {
             },
         }
     }
+}
+
+/// The ACK or CANCEL that belongs to an INVITE of ours: the same Request-URI, topmost Via, Route, From, Call-ID and CSeq
+/// number; To as in the response, where there is one. RFC 3261 §9.1, §17.1.1.3.
+fn kindred(invite: &[u8], method: &str, to: Option<&[u8]>) -> Option<Vec<u8>> {
+    let mut scan = Scan::default();
+    scan.scan(invite).ok()?;
+    let message = Message { bytes: invite, scan: &scan };
+    let mut out = Vec::with_capacity(512);
+    out.extend_from_slice(method.as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(message.request_uri()?);
+    out.extend_from_slice(b" SIP/2.0\r\n");
+    line(&mut out, "Via", message.elements(Name::Via).next()?);
+    out.extend_from_slice(b"Max-Forwards: 70\r\n");
+    for field in message.fields(Name::Route) {
+        line(&mut out, "Route", field.value.of(invite));
+    }
+    line(&mut out, "From", message.value(Name::From)?);
+    line(&mut out, "To", to.or_else(|| message.value(Name::To))?);
+    line(&mut out, "Call-ID", message.value(Name::CallId)?);
+    let (cseq, _) = crate::sip::header::cseq::parse(message.value(Name::CSeq)?)?;
+    let _ = write!(out, "CSeq: {cseq} {method}\r\nContent-Length: 0\r\n\r\n");
+    Some(out)
 }
 
 /// Changes the transport that the topmost Via, ours, names; it is the first to name one.
@@ -869,6 +1101,7 @@ fn reliability(transport: Transport) -> Reliability {
 fn verdict(tell: Tell) -> Option<Verdict> {
     Some(match tell {
         Tell::Provisional => Verdict::Provisional,
+        Tell::Success => Verdict::Success,
         Tell::Final => Verdict::Final,
         Tell::TimedOut => Verdict::TimedOut,
         Tell::TransportError => Verdict::Unsendable,
@@ -880,5 +1113,157 @@ fn push_hex(out: &mut Vec<u8>, value: u64, digits: u32) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     for place in (0..digits).rev() {
         out.push(DIGITS[(value >> (4 * place) & 15) as usize]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    const PEER: &str = "192.0.2.9:5070";
+
+    struct Bench {
+        transactions: Transactions,
+        out: VecDeque<Effect>,
+        rng: Rng,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let transactions = Transactions::new(ShardId(0), 7, Instant(0), Arc::default());
+            Self { transactions, out: VecDeque::new(), rng: Rng::from_u64(1) }
+        }
+
+        fn invite(&mut self, transport: Transport) -> ClientId {
+            let to = PEER.parse().unwrap();
+            let destination = Destination { transport, to, listener: 0, sized_up: false };
+            let owner = Owner::Leg { session: SlotId::default(), leg: 0, request: LegRequest::Invite };
+            let id = self.transactions.reserve(owner, destination, &mut self.rng, Instant(0)).unwrap();
+            let mut via = Vec::new();
+            self.transactions.write_via(id, "192.0.2.1:5080", 9, &mut via);
+            let via = String::from_utf8(via).unwrap();
+            let request = format!(
+                "INVITE sip:bob@home.example SIP/2.0\r\nVia: {via}\r\nRoute: <sip:s@cscf.example;lr>\r\n\
+                 From: <sip:a@x>;tag=f\r\nTo: <sip:bob@home.example>\r\nCall-ID: c@pf\r\nCSeq: 7 INVITE\r\n\
+                 Content-Length: 0\r\n\r\n"
+            );
+            self.transactions.launch(id, &mut request.into_bytes(), 1500, Instant(0), &mut self.out);
+            id
+        }
+
+        fn sent(&mut self) -> Vec<String> {
+            self.out
+                .drain(..)
+                .map(|effect| match effect {
+                    Effect::SendDatagram { bytes, .. } | Effect::SendStream { bytes, .. } => {
+                        String::from_utf8(bytes.to_vec()).unwrap()
+                    }
+                    other => panic!("{other:?}"),
+                })
+                .collect()
+        }
+
+        /// Answers a request that was sent.
+        fn answer(&mut self, request: &str, status: u16, at: u64) -> Option<Verdict> {
+            let line = |name: &str| {
+                let start = request.find(&format!("\r\n{name}: ")).unwrap() + 2;
+                &request[start..start + request[start..].find("\r\n").unwrap()]
+            };
+            let response = format!(
+                "SIP/2.0 {status} X\r\n{}\r\n{}\r\n{};tag=t\r\n{}\r\n{}\r\nContent-Length: 0\r\n\r\n",
+                line("Via"),
+                line("From"),
+                line("To"),
+                line("Call-ID"),
+                line("CSeq")
+            );
+            let mut scan = Scan::default();
+            scan.scan(response.as_bytes()).unwrap();
+            let message = Message { bytes: response.as_bytes(), scan: &scan };
+            let envelope = message.check_response().unwrap();
+            let branch = envelope.via.branch.and_then(OwnBranch::parse).unwrap();
+            let now = Instant(0) + Duration::from_millis(at);
+            self.transactions
+                .on_response(branch, &message, &envelope, now, &mut self.out)
+                .map(|(_, _, verdict, _)| verdict)
+        }
+
+        fn wait(&mut self, until: u64) -> Vec<Verdict> {
+            let mut told = Vec::new();
+            let now = Instant(0) + Duration::from_millis(until);
+            loop {
+                let mut news = None;
+                if !self.transactions.handle_timeout(now, &mut self.out, &mut news) {
+                    return told;
+                }
+                if let Some(News::Client(_, _, verdict)) = news {
+                    told.push(verdict);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_failed_invite_is_acknowledged_each_time_with_its_own_via_and_the_responses_to() {
+        let mut bench = Bench::new();
+        bench.invite(Transport::Udp);
+        let invite = bench.sent().remove(0);
+        assert_eq!(bench.answer(&invite, 486, 10), Some(Verdict::Final));
+        let first = bench.sent();
+        let via = invite.lines().find(|line| line.starts_with("Via: ")).unwrap();
+        assert!(first[0].starts_with("ACK sip:bob@home.example SIP/2.0\r\n"), "{first:?}");
+        for part in
+            [via, "Route: <sip:s@cscf.example;lr>\r\n", "To: <sip:bob@home.example>;tag=t\r\n", "CSeq: 7 ACK\r\n"]
+        {
+            assert!(first[0].contains(part), "{part} in {}", first[0]);
+        }
+        assert_eq!(bench.answer(&invite, 486, 600), None, "told once");
+        assert_eq!(bench.sent(), first);
+    }
+
+    #[test]
+    fn a_cancel_waits_for_a_provisional_response_and_shares_the_invites_branch() {
+        let mut bench = Bench::new();
+        let id = bench.invite(Transport::Udp);
+        let invite = bench.sent().remove(0);
+        bench.transactions.cancel(id, Instant(5), &mut bench.out);
+        assert!(bench.sent().is_empty(), "nobody is known to have the INVITE");
+        assert_eq!(bench.answer(&invite, 180, 10), Some(Verdict::Provisional));
+        let cancel = bench.sent().remove(0);
+        assert!(cancel.starts_with("CANCEL sip:bob@home.example SIP/2.0\r\n") && cancel.contains("CSeq: 7 CANCEL\r\n"));
+        assert!(cancel.contains("To: <sip:bob@home.example>\r\n"), "To as in the INVITE");
+        assert_eq!(bench.answer(&cancel, 200, 20), Some(Verdict::Final), "of the CANCEL");
+        assert_eq!(bench.answer(&invite, 487, 30), Some(Verdict::Final));
+        assert!(bench.sent()[0].starts_with("ACK "));
+        bench.wait(40_000);
+        assert_eq!(bench.transactions.counts(), (0, 0));
+    }
+
+    #[test]
+    fn an_invite_that_was_called_back_in_vain_is_given_up() {
+        let mut bench = Bench::new();
+        let id = bench.invite(Transport::Tcp);
+        let invite = bench.sent().remove(0);
+        bench.answer(&invite, 180, 10);
+        bench.transactions.cancel(id, Instant(0) + Duration::from_millis(20), &mut bench.out);
+        let cancel = bench.sent().remove(0);
+        bench.answer(&cancel, 200, 30);
+        assert_eq!(bench.wait(32_000), []);
+        assert_eq!(bench.wait(32_100), [Verdict::TimedOut]);
+        assert_eq!(bench.transactions.counts(), (0, 0));
+    }
+
+    #[test]
+    fn every_success_is_told_and_a_cancel_after_it_does_nothing() {
+        let mut bench = Bench::new();
+        let id = bench.invite(Transport::Udp);
+        let invite = bench.sent().remove(0);
+        assert_eq!(bench.answer(&invite, 200, 10), Some(Verdict::Success));
+        assert_eq!(bench.answer(&invite, 200, 500), Some(Verdict::Success));
+        bench.transactions.cancel(id, Instant(0) + Duration::from_millis(600), &mut bench.out);
+        assert!(bench.sent().is_empty());
+        bench.wait(33_000);
+        assert_eq!(bench.transactions.counts(), (0, 0));
     }
 }

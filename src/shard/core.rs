@@ -61,7 +61,7 @@ pub trait Core {
     fn poll_effect(&mut self) -> Option<Effect>;
 
     /// Times that the core measured itself; merged with the shard's own when somebody asks.
-    fn stages(&self) -> Option<&Stages> {
+    fn stages(&mut self) -> Option<&Stages> {
         None
     }
 
@@ -83,6 +83,38 @@ impl<D: Directory> Core for participating::core::Core<D> {
         Self::handle_input(self, input, now);
     }
 
+    fn media_accepted(&mut self, conn: ConnId, peer: SocketAddr, listener: u8, now: Now) -> bool {
+        Self::media_accepted(self, conn, peer, listener, now)
+    }
+
+    fn media_connected(&mut self, ticket: ConnectTicket, conn: ConnId, now: Now) -> bool {
+        Self::media_connected(self, ticket, conn, now)
+    }
+
+    fn media_connect_failed(&mut self, ticket: ConnectTicket, now: Now) {
+        Self::media_connect_failed(self, ticket, now);
+    }
+
+    fn handle_media(&mut self, conn: ConnId, bytes: &[u8], share: &mut dyn FnMut() -> Bytes, now: Now) {
+        Self::handle_media(self, conn, bytes, share, now);
+    }
+
+    fn media_sent(&mut self, conn: ConnId, len: usize, now: Now) {
+        Self::media_sent(self, conn, len, now);
+    }
+
+    fn media_closed(&mut self, conn: ConnId, now: Now) {
+        Self::media_closed(self, conn, now);
+    }
+
+    fn poll_media(&mut self) -> Option<ConnId> {
+        Self::poll_media(self)
+    }
+
+    fn take_media(&mut self, conn: ConnId, batch: &mut Vec<Bytes>) {
+        Self::take_media(self, conn, batch);
+    }
+
     fn handle_timeout(&mut self, now: Now) {
         Self::handle_timeout(self, now);
     }
@@ -95,7 +127,7 @@ impl<D: Directory> Core for participating::core::Core<D> {
         Self::poll_effect(self)
     }
 
-    fn stages(&self) -> Option<&Stages> {
+    fn stages(&mut self) -> Option<&Stages> {
         // Somebody is about to read the levels too.
         self.publish_levels();
         Some(Self::stages(self))

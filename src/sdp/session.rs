@@ -1,0 +1,194 @@
+//! A session description as received: sections, origin, media lines. RFC 8866.
+
+use super::fault::SdpFault;
+use super::lines::{Line, lines, number, raw_lines, split_word, words};
+use super::msrp_media::MessageMedia;
+use crate::base::limits::{SDP_LEN_MAX, SDP_MEDIA_COUNT_MAX};
+
+/// A whole description, borrowed from the body it was parsed from.
+///
+/// The default is the empty description: no media, nothing to keep.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Description<'a> {
+    /// The lines in front of the first media line.
+    pub(super) session: &'a [u8],
+    sections: [&'a [u8]; SDP_MEDIA_COUNT_MAX],
+    count: usize,
+}
+
+/// `m=<media> <port> <proto> <fmt> …`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MediaLine<'a> {
+    /// The media type.
+    pub media: &'a [u8],
+    /// The port; 0 means refused or closed (RFC 3264 §6).
+    pub port: u16,
+    /// The transport protocol.
+    pub protocol: &'a [u8],
+    /// The formats.
+    pub formats: &'a [u8],
+}
+
+impl<'a> Description<'a> {
+    /// Reads a description: tolerant in line ends, missing lines and unknown ones, strict about what tells where media
+    /// lines stand.
+    ///
+    /// RFC 8866 §5.
+    pub fn parse(body: &'a [u8]) -> Result<Self, SdpFault> {
+        if body.len() > SDP_LEN_MAX {
+            return Err(SdpFault::TooLarge);
+        }
+        let mut description = Self::default();
+        let mut section_start = 0;
+        let mut version_seen = false;
+        for (start, text) in raw_lines(body) {
+            if text.is_empty() {
+                continue;
+            }
+            let line = Line::parse(text).ok_or(SdpFault::NotSdp)?;
+            if (line.kind == b'v') == version_seen {
+                return Err(SdpFault::NotSdp);
+            }
+            match line.kind {
+                b'v' if words(line.value).eq([b"0"]) => version_seen = true,
+                b'v' => return Err(SdpFault::NotSdp),
+                b'm' => {
+                    MediaLine::parse(line.value).ok_or(SdpFault::NotSdp)?;
+                    description.close_section(&body[section_start..start]);
+                    if description.count == SDP_MEDIA_COUNT_MAX {
+                        return Err(SdpFault::TooLarge);
+                    }
+                    description.count += 1;
+                    section_start = start;
+                }
+                _ => {}
+            }
+        }
+        description.close_section(&body[section_start..]);
+        if !version_seen {
+            return Err(SdpFault::NotSdp);
+        }
+        Ok(description)
+    }
+
+    /// The first usable MSRP media line, whatever it says about itself: plain TCP, not refused.
+    ///
+    /// RFC 4975 §8.1.
+    pub fn message(&self) -> Option<MessageMedia<'a>> {
+        let index = self.media_lines().position(|line| line.is_message(b"TCP/MSRP"))?;
+        MessageMedia::read(self, index)
+    }
+
+    /// The MSRP media line of an offer of the originating side: it has a path, carries `message/cpim`, and offers to
+    /// send.
+    ///
+    /// RFC 3264 §6, RFC 4975 §8.
+    pub fn offered(&self) -> Result<MessageMedia<'a>, SdpFault> {
+        let media = self.usable()?;
+        if !media.offers_to_send() {
+            return Err(SdpFault::Direction);
+        }
+        Ok(media)
+    }
+
+    /// The MSRP media line of an answer of the terminating side: it has a path, carries `message/cpim`, and receives.
+    ///
+    /// RFC 3264 §7, RFC 4975 §8.
+    pub fn answered(&self) -> Result<MessageMedia<'a>, SdpFault> {
+        let media = self.usable()?;
+        if !media.answers_to_receive() {
+            return Err(SdpFault::Direction);
+        }
+        Ok(media)
+    }
+
+    /// Media lines.
+    ///
+    /// RFC 8866 §5.14.
+    pub const fn media_count(&self) -> usize {
+        self.count
+    }
+
+    /// The media lines, in order.
+    ///
+    /// RFC 8866 §5.14.
+    pub fn media_lines(&self) -> impl Iterator<Item = MediaLine<'a>> + use<'a, '_> {
+        self.sections[..self.count].iter().filter_map(|section| MediaLine::of(section))
+    }
+
+    /// The version in `o=`: it grows with every change.
+    ///
+    /// RFC 8866 §5.2, RFC 3264 §8.
+    pub fn origin_version(&self) -> Option<u64> {
+        self.origin_number(2)
+    }
+
+    /// The session id in `o=`.
+    ///
+    /// RFC 8866 §5.2.
+    pub fn origin_session_id(&self) -> Option<u64> {
+        self.origin_number(1)
+    }
+
+    /// True when a later description of the same party asks for nothing new: the same media lines, and an MSRP line that
+    /// says the same. The versions need not agree, since peers count them without changing anything.
+    ///
+    /// RFC 3264 §8.
+    pub fn same_media_as(&self, other: &Description<'_>) -> bool {
+        self.media_lines().eq(other.media_lines()) && self.message() == other.message()
+    }
+
+    /// The lines of one media section, its media line included.
+    pub(super) fn section(&self, index: usize) -> &'a [u8] {
+        self.sections[..self.count].get(index).copied().unwrap_or_default()
+    }
+
+    fn usable(&self) -> Result<MessageMedia<'a>, SdpFault> {
+        let Some(media) = self.message() else {
+            let secured = self.media_lines().any(|line| line.is_message(b"TCP/TLS/MSRP"));
+            return Err(if secured { SdpFault::TlsOnly } else { SdpFault::NoMessageMedia });
+        };
+        if !media.has_path() {
+            return Err(SdpFault::NoPath);
+        }
+        if !media.takes_cpim() {
+            return Err(SdpFault::NoCpim);
+        }
+        Ok(media)
+    }
+
+    fn close_section(&mut self, section: &'a [u8]) {
+        match self.count.checked_sub(1) {
+            None => self.session = section,
+            Some(index) => self.sections[index] = section,
+        }
+    }
+
+    fn origin_number(&self, word: usize) -> Option<u64> {
+        let origin = lines(self.session).find(|line| line.kind == b'o')?;
+        number(words(origin.value).nth(word)?)
+    }
+}
+
+impl<'a> MediaLine<'a> {
+    /// Reads the value of a media line; a port of several (`/<number>`) counts as its first.
+    ///
+    /// RFC 8866 §5.14.
+    pub fn parse(value: &'a [u8]) -> Option<Self> {
+        let (media, rest) = split_word(value)?;
+        let (port, rest) = split_word(rest)?;
+        let (protocol, formats) = split_word(rest)?;
+        let port = port.split(|byte| *byte == b'/').next()?;
+        let port = u16::try_from(number(port)?).ok()?;
+        Some(Self { media, port, protocol, formats })
+    }
+
+    /// The media line that opens a section.
+    pub(super) fn of(section: &'a [u8]) -> Option<Self> {
+        lines(section).next().and_then(|line| Self::parse(line.value))
+    }
+
+    fn is_message(&self, protocol: &[u8]) -> bool {
+        self.port != 0 && self.media.eq_ignore_ascii_case(b"message") && self.protocol.eq_ignore_ascii_case(protocol)
+    }
+}
