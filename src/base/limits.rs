@@ -110,6 +110,8 @@ pub const SPOOL_READ_LEN_MAX: usize = 1 << 20;
 pub const LARGE_SESSION_COUNT_MAX: usize = 1 << 16;
 /// URIs of one route set.
 pub const ROUTE_COUNT_MAX: usize = 16;
+/// Bytes that one dialog keeps: Call-ID, addresses, remote target and routes.
+pub const DIALOG_LEN_MAX: usize = 16 * 1024;
 /// Media lines of one SDP description.
 pub const SDP_MEDIA_COUNT_MAX: usize = 16;
 /// Bytes of one SDP description.

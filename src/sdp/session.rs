@@ -2,7 +2,8 @@
 
 use super::fault::SdpFault;
 use super::lines::{Line, lines, number, raw_lines, split_word, words};
-use super::msrp_media::MessageMedia;
+use super::msrp_media::{MessageMedia, Setup};
+use super::offer_answer::Leg;
 use crate::base::limits::{SDP_LEN_MAX, SDP_MEDIA_COUNT_MAX};
 
 /// A whole description, borrowed from the body it was parsed from.
@@ -79,27 +80,30 @@ impl<'a> Description<'a> {
         MessageMedia::read(self, index)
     }
 
-    /// The MSRP media line of an offer of the originating side: it has a path, carries `message/cpim`, and offers to
-    /// send.
+    /// The MSRP media line of a description that came on a leg, offer or answer: it has a path, carries `message/cpim`,
+    /// and lets messages pass from the originator to the recipient.
     ///
     /// RFC 3264 §6, RFC 4975 §8.
-    pub fn offered(&self) -> Result<MessageMedia<'a>, SdpFault> {
-        let media = self.usable()?;
-        if !media.offers_to_send() {
-            return Err(SdpFault::Direction);
+    pub fn usable(&self, leg: Leg) -> Result<MessageMedia<'a>, SdpFault> {
+        let Some(media) = self.message() else {
+            let secured = self.media_lines().any(|line| line.is_message(b"TCP/TLS/MSRP"));
+            return Err(if secured { SdpFault::TlsOnly } else { SdpFault::NoMessageMedia });
+        };
+        let fits = match leg {
+            Leg::Originating => media.offers_to_send(),
+            Leg::Terminating => media.answers_to_receive(),
+        };
+        if !media.has_path() {
+            Err(SdpFault::NoPath)
+        } else if !media.takes_cpim() {
+            Err(SdpFault::NoCpim)
+        } else if !fits {
+            Err(SdpFault::Direction)
+        } else if media.setup == Setup::Holdconn {
+            Err(SdpFault::Setup)
+        } else {
+            Ok(media)
         }
-        Ok(media)
-    }
-
-    /// The MSRP media line of an answer of the terminating side: it has a path, carries `message/cpim`, and receives.
-    ///
-    /// RFC 3264 §7, RFC 4975 §8.
-    pub fn answered(&self) -> Result<MessageMedia<'a>, SdpFault> {
-        let media = self.usable()?;
-        if !media.answers_to_receive() {
-            return Err(SdpFault::Direction);
-        }
-        Ok(media)
     }
 
     /// Media lines.
@@ -141,20 +145,6 @@ impl<'a> Description<'a> {
     /// The lines of one media section, its media line included.
     pub(super) fn section(&self, index: usize) -> &'a [u8] {
         self.sections[..self.count].get(index).copied().unwrap_or_default()
-    }
-
-    fn usable(&self) -> Result<MessageMedia<'a>, SdpFault> {
-        let Some(media) = self.message() else {
-            let secured = self.media_lines().any(|line| line.is_message(b"TCP/TLS/MSRP"));
-            return Err(if secured { SdpFault::TlsOnly } else { SdpFault::NoMessageMedia });
-        };
-        if !media.has_path() {
-            return Err(SdpFault::NoPath);
-        }
-        if !media.takes_cpim() {
-            return Err(SdpFault::NoCpim);
-        }
-        Ok(media)
     }
 
     fn close_section(&mut self, section: &'a [u8]) {
