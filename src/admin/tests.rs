@@ -535,7 +535,7 @@ fn the_admin_api_shows_what_the_store_holds() {
                         spool: None,
                         sha256: "0".repeat(64).into(),
                         len: 5_000_000_000,
-                        content_type: "message/cpim".into(),
+                        ..ContentFile::default()
                     }),
                 }])
             }

@@ -243,7 +243,7 @@ impl Service {
             Ok((sha256, head)) => {
                 // What follows is the store's, or a Discard: neither needs the file open.
                 self.close(lane, Fault::Broken).await;
-                let file = ContentFile { spool: Some(id), sha256, len, content_type };
+                let file = ContentFile { spool: Some(id), sha256, len, content_type, ..ContentFile::default() };
                 Ok(SpoolReply::Finished { file, head })
             }
             Err(error) => Err(self.fail(lane, error).await),

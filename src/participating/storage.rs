@@ -47,9 +47,10 @@ impl SpoolId {
 pub const SPOOL_FILE_PREFIX: &str = ".spool-";
 
 /// A whole message in a file of the content store.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ContentFile {
-    /// The spool's finished file that the store takes over, in a command; `None` in the store's answers.
+    /// The spool's finished file that the store takes over, in a command; `None` in the store's answers, and in a command
+    /// for what is in the content store already.
     pub spool: Option<SpoolId>,
     /// The lower-case hexadecimal SHA-256 of its bytes: its name in the content store.
     pub sha256: Box<str>,
@@ -57,6 +58,10 @@ pub struct ContentFile {
     pub len: u64,
     /// Its media type, `message/cpim` with parameters.
     pub content_type: Box<str>,
+    /// Its Message-ID in the IMDN namespace; empty where it has none, and as long as nobody has looked.
+    pub imdn_message_id: Box<str>,
+    /// Its DateTime header; empty likewise.
+    pub date_time: Box<str>,
 }
 
 /// A command to the spool, which writes and reads files of the content store. Commands of one [`SpoolId`] are carried

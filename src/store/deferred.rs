@@ -9,6 +9,7 @@ use crate::base::time::UnixMillis;
 use crate::participating::storage::{ContentFile, DeferredMessage, Fault, Quota, Reply, Settlement};
 use bytes::Bytes;
 use rusqlite::{OptionalExtension, Row};
+use std::io::ErrorKind;
 
 impl Engine {
     /// Puts a message at the end of its user's queue.
@@ -51,17 +52,35 @@ impl Engine {
     fn take_over(&mut self, id: MessageId, content: &ContentFile) -> Result<(), Failure> {
         let sha256 = self.claim(content)?;
         self.connection
-            .prepare_cached("INSERT INTO deferred_contents (id, sha256, size, content_type) VALUES (?1, ?2, ?3, ?4)")?
-            .execute((id.0 as i64, sha256.as_str(), content.len as i64, &*content.content_type))?;
+            .prepare_cached(
+                "INSERT INTO deferred_contents (id, sha256, size, content_type, imdn_message_id, date_time)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            )?
+            .execute((
+                id.0 as i64,
+                sha256.as_str(),
+                content.len as i64,
+                &*content.content_type,
+                &*content.imdn_message_id,
+                &*content.date_time,
+            ))?;
         Ok(())
     }
 
-    /// Takes a finished file of the spool into the content store, with one reference.
+    /// Takes a finished file of the spool into the content store, with one reference; or refers once more to what is
+    /// there.
     pub(super) fn claim(&mut self, content: &ContentFile) -> Result<Sha256Hex, Failure> {
-        let (Some(spool), Some(sha256)) = (content.spool, Sha256Hex::from_name(&content.sha256)) else {
-            return Err(Failure::Damaged("a command whose content is no file of the spool"));
-        };
-        self.content.claim(spool, &sha256, content.len)?;
+        let sha256 = Sha256Hex::from_name(&content.sha256)
+            .ok_or(Failure::Io(std::io::Error::new(ErrorKind::InvalidInput, "a content without a hash for a name")))?;
+        match content.spool {
+            Some(spool) => self.content.claim(spool, &sha256, content.len)?,
+            None => {
+                let mut known = self.connection.prepare_cached("SELECT 1 FROM contents WHERE sha256 = ?1")?;
+                if !known.exists([sha256.as_str()])? {
+                    return Err(Failure::Io(ErrorKind::NotFound.into()));
+                }
+            }
+        }
         self.refer(&sha256, content.len)?;
         Ok(sha256)
     }
@@ -73,13 +92,17 @@ impl Engine {
         }
         let content = self
             .connection
-            .prepare_cached("SELECT sha256, size, content_type FROM deferred_contents WHERE id = ?1")?
+            .prepare_cached(
+                "SELECT sha256, size, content_type, imdn_message_id, date_time FROM deferred_contents WHERE id = ?1",
+            )?
             .query_row([id.0 as i64], |row| {
                 Ok(ContentFile {
                     spool: None,
                     sha256: row.get(0)?,
                     len: u64::try_from(row.get::<_, i64>(1)?).unwrap_or(0),
                     content_type: row.get(2)?,
+                    imdn_message_id: row.get(3)?,
+                    date_time: row.get(4)?,
                 })
             })
             .optional()?;

@@ -121,6 +121,8 @@ pub(super) fn spooled(rig: &Rig, spool: SpoolId, bytes: &[u8]) -> ContentFile {
         sha256: Sha256Hex::of(bytes).as_str().into(),
         len: bytes.len() as u64,
         content_type: "message/cpim".into(),
+        imdn_message_id: format!("id-{}", spool.0).into(),
+        date_time: "2026-01-01T00:00:00Z".into(),
     }
 }
 

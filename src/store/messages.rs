@@ -39,13 +39,12 @@ impl Engine {
         }
         self.refuse_when_space_is_low()?;
         let row = match &object.content {
-            Some(file) if file.len > self.content_threshold as u64 => self.keep_file(object, file)?,
-            Some(file) => {
-                let (Some(spool), Some(sha256)) = (file.spool, Sha256Hex::from_name(&file.sha256)) else {
-                    return Err(Failure::Damaged("a command whose content is no file of the spool"));
-                };
-                StoredBody { body: self.content.absorb(spool, &sha256)?.into(), ..StoredBody::default() }
-            }
+            Some(file) => match (file.spool, Sha256Hex::from_name(&file.sha256)) {
+                (Some(spool), Some(sha256)) if file.len <= self.content_threshold as u64 => {
+                    StoredBody { body: self.content.absorb(spool, &sha256)?.into(), ..StoredBody::default() }
+                }
+                _ => self.keep_file(object, file)?,
+            },
             None => self.keep_body(object)?,
         };
         let size = object.content.as_ref().map_or(object.body.len() as u64, |file| file.len);
@@ -470,5 +469,23 @@ mod tests {
         given.content = Some(spooled(&rig, SpoolId(2), &[b'x'; 5_000]));
         assert!(!kept(&one(&mut rig.engine, keep(Shelf::Messages, &given))).1);
         assert_eq!(rig.content_files(), 2, "the second spooled file is nobody's");
+    }
+
+    #[test]
+    fn an_object_may_refer_to_what_a_deferred_message_brought() {
+        let mut rig = fixture::rig();
+        let content = spooled(&rig, SpoolId(1), b"a large message");
+        let id = fixture::deferred_id(&one(&mut rig.engine, fixture::large_deferral("bob", 1, content.clone())));
+        let mut recorded = object("bob", "m1", b"");
+        recorded.content = Some(ContentFile { spool: None, ..content.clone() });
+        let kept = kept(&one(&mut rig.engine, keep(Shelf::History, &recorded))).0;
+        let settlement = crate::participating::storage::Settlement::Remove;
+        assert!(one(&mut rig.engine, Command::Settle { user: aor("bob"), id, settlement }).is_ok());
+        assert_eq!(read(&mut rig, Shelf::History, kept)[0].body, "a large message");
+        recorded.imdn_message_id = "m2".into();
+        recorded.content = Some(ContentFile { spool: None, sha256: "0".repeat(64).into(), ..content });
+        let answer = one(&mut rig.engine, keep(Shelf::History, &recorded));
+        assert_eq!(answer, Err(crate::participating::storage::Fault::Broken), "there is no such file");
+        assert_eq!(read(&mut rig, Shelf::History, kept).len(), 1, "and the others are as they were");
     }
 }

@@ -147,10 +147,12 @@ CREATE TABLE availability (
 /// all others stay as they are.
 const VERSION_2: &str = "
 CREATE TABLE deferred_contents (
-    id           INTEGER PRIMARY KEY,
-    sha256       TEXT NOT NULL,
-    size         INTEGER NOT NULL,
-    content_type TEXT NOT NULL
+    id              INTEGER PRIMARY KEY,
+    sha256          TEXT NOT NULL,
+    size            INTEGER NOT NULL,
+    content_type    TEXT NOT NULL,
+    imdn_message_id TEXT NOT NULL,
+    date_time       TEXT NOT NULL
 );
 ";
 
