@@ -1,25 +1,26 @@
-//! Injected source of tags, branches, Call-IDs and transaction ids.
+//! Injected source of tags, branches, Call-IDs, transaction and session ids.
 
-/// A seeded generator (xoshiro256++): the shard seeds it from the operating system, a simulation from its seed.
+use chacha20::ChaCha8Rng;
+use chacha20::rand_core::{Rng as _, SeedableRng};
+
+/// A seeded generator: the shard seeds it from the operating system, a simulation from its seed.
 ///
-/// Tags and branches must be unguessable to outsiders only in so far as RFC 3261 §19.3 asks (32 bits of randomness);
-/// the 256-bit state is seeded from the operating system.
-#[derive(Clone, Debug)]
+/// ChaCha with eight rounds, because what comes out is seen by peers: from one's own tags and session ids nobody can tell
+/// another's (RFC 4975 §14.1 rests on that).
 pub struct Rng {
-    state: [u64; 4],
+    stream: ChaCha8Rng,
+}
+
+impl std::fmt::Debug for Rng {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Rng").finish_non_exhaustive()
+    }
 }
 
 impl Rng {
     /// A generator from a full seed.
     pub fn from_seed(seed: [u8; 32]) -> Self {
-        let mut state = [0u64; 4];
-        for (word, bytes) in state.iter_mut().zip(seed.chunks_exact(8)) {
-            *word = u64::from_le_bytes(bytes.try_into().expect("chunks of eight bytes"));
-        }
-        if state == [0; 4] {
-            state[0] = 0x9E37_79B9_7F4A_7C15;
-        }
-        Self { state }
+        Self { stream: ChaCha8Rng::from_seed(seed) }
     }
 
     /// A generator from a short seed, for simulations and tests.
@@ -49,16 +50,7 @@ impl Rng {
 
     /// The next 64 bits.
     pub fn next_u64(&mut self) -> u64 {
-        let s = &mut self.state;
-        let result = s[0].wrapping_add(s[3]).rotate_left(23).wrapping_add(s[0]);
-        let t = s[1] << 17;
-        s[2] ^= s[0];
-        s[3] ^= s[1];
-        s[1] ^= s[2];
-        s[0] ^= s[3];
-        s[2] ^= t;
-        s[3] = s[3].rotate_left(45);
-        result
+        self.stream.next_u64()
     }
 
     /// A number below `bound`.

@@ -6,7 +6,16 @@
 //!
 //! Specifications: RFC 4975, RFC 4976 (path handling), RFC 6135, RFC 6714; SPEC §4.
 
+pub mod byte_range;
 pub mod effect;
+mod egress;
+pub mod framer;
+pub mod head;
 pub mod news;
+mod own_tid;
+mod pending;
 pub mod relay;
 pub mod settings;
+pub mod status;
+pub mod uri;
+pub mod write;
