@@ -11,6 +11,7 @@ use super::media::MediaOwner;
 use super::pager::{Job, Stage};
 use super::registration::registration;
 use super::settings::Settings;
+use super::spooling::Spools;
 use super::storage::{Answer, Fault};
 use super::subscriber::Directory;
 use super::transactions::{
@@ -79,6 +80,8 @@ pub(super) enum CoreTimer {
     Sweep,
     /// Users whose home shard had no room are announced again.
     Announce,
+    /// The spool may have room to hear which files are discarded.
+    Discard,
 }
 
 struct Resolved {
@@ -110,6 +113,7 @@ pub struct Core<D> {
     pub(super) relay: Relay,
     /// On whose behalf each of the relay's sessions is there.
     pub(super) media_owners: HashMap<SessionId, MediaOwner>,
+    pub(super) spools: Spools,
     pub(super) wheel: TimerWheel<CoreTimer>,
     pub(super) effects: VecDeque<Effect>,
     resolved: HashMap<Box<str>, Resolved>,
@@ -146,6 +150,7 @@ impl<D: Directory> Core<D> {
             deliveries: Deliveries::new(&settings, now.at),
             relay: Relay::new(settings.msrp.clone(), rng.split(), now.at),
             media_owners: HashMap::new(),
+            spools: Spools::new(shard),
             settings,
             directory,
             rng,
@@ -178,8 +183,11 @@ impl<D: Directory> Core<D> {
                 self.take(&message, source, now, false);
             }
             Input::Store { ticket, answer } => self.on_store_answer(Waiting::of(ticket), answer, now),
-            // Nothing asks the spool yet.
-            Input::Spool { .. } => {}
+            Input::Spool { ticket, answer } => match Waiting::of(ticket) {
+                Waiting::Spool(id) => self.on_spool_answer(id, answer, now),
+                Waiting::Discard(id) => self.on_discard_refused(id, now),
+                waiting => debug_assert!(false, "{waiting:?} asks the spool nothing"),
+            },
             Input::Control { ticket, answer } => self.on_control_answer(Waiting::of(ticket), answer, now),
             Input::SubscriberReady(user) => self.on_subscriber_ready(user, now),
             Input::Returned { input, .. } => self.on_returned(*input, now),
@@ -220,6 +228,7 @@ impl<D: Directory> Core<D> {
                 CoreTimer::Delivery(id) => self.on_delivery_timer(id, now),
                 CoreTimer::Pace => self.on_pace(now),
                 CoreTimer::Sweep => self.on_sweep(now),
+                CoreTimer::Discard => self.on_discard_again(now),
                 CoreTimer::Announce => {
                     for user in std::mem::take(&mut self.unannounced) {
                         self.announce_ready(user, now);
@@ -256,7 +265,7 @@ impl<D: Directory> Core<D> {
 
     /// True when nothing waits for an answer of the store, the control plane or a device.
     pub fn is_settled(&self) -> bool {
-        self.jobs.is_empty() && self.deliveries.counts().0 == 0
+        self.jobs.is_empty() && self.deliveries.counts().0 == 0 && self.spools.is_settled()
     }
 
     /// Writes the levels that are only worth writing now and then.
@@ -573,7 +582,8 @@ impl<D: Directory> Core<D> {
             Waiting::Job(job) => self.on_job_stored(job, answer, now),
             Waiting::Delivery(id) => self.on_delivery_answer(id, answer, now),
             Waiting::Sweep => self.on_swept(answer, now),
-            Waiting::Nobody | Waiting::Client(_) => {}
+            Waiting::Spool(id) => self.on_spool_stored(id, answer, now),
+            Waiting::Nobody | Waiting::Client(_) | Waiting::Session(_) | Waiting::Discard(_) => {}
         }
     }
 

@@ -556,17 +556,31 @@ impl<D: Directory> Core<D> {
     /// Originates a notification towards the sender of a message (SPEC §2.8, RFC 5438 §8).
     pub(super) fn send_notice(&mut self, report: Report, message: &Message<'_>, user: &str, now: Now) {
         let content = self.content_facts(message);
+        let Some(message_id) = content.imdn_message_id().filter(|_| !content.is_imdn) else { return };
+        self.send_notice_of(report, message, message_id, content.date_time().unwrap_or_default(), user, now);
+    }
+
+    /// The same about a message whose content is not in the request at hand, and which is no notification itself. A
+    /// `date_time` of none is empty.
+    pub(super) fn send_notice_of(
+        &mut self,
+        report: Report,
+        message: &Message<'_>,
+        message_id: &str,
+        date_time: &str,
+        user: &str,
+        now: Now,
+    ) {
         let asserted = message.address(Name::PAssertedIdentity).or_else(|| message.address(Name::From));
-        let (Some(sender), Some(message_id)) = (asserted, content.imdn_message_id()) else { return };
-        let Ok(sender) = std::str::from_utf8(sender.uri) else { return };
-        if content.is_imdn || !Uri::parse(sender.as_bytes()).is_ok_and(|uri| facts::is_routable(&uri)) {
+        let Some(sender) = asserted.and_then(|sender| std::str::from_utf8(sender.uri).ok()) else { return };
+        if !Uri::parse(sender.as_bytes()).is_ok_and(|uri| facts::is_routable(&uri)) {
             return;
         }
         let sent = format_rfc3339(now.wall);
         let notice_id = format!("{:016x}{:016x}", self.rng.next_u64(), self.rng.next_u64());
         let original = Original {
             message_id,
-            date_time: content.date_time().unwrap_or(&sent),
+            date_time: if date_time.is_empty() { &sent } else { date_time },
             recipient: user,
             original_recipient: user,
         };

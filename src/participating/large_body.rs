@@ -126,7 +126,10 @@ mod tests {
             let body = body.unwrap();
             let mut out = Vec::new();
             body.write_with(&mut out, b"new");
-            assert_eq!((body.sdp, body.content_type(), &out[..]), (&b"v=0\r\n"[..], &b"application/sdp"[..], &b"new"[..]));
+            assert_eq!(
+                (body.sdp, body.content_type(), &out[..]),
+                (&b"v=0\r\n"[..], &b"application/sdp"[..], &b"new"[..])
+            );
         });
     }
 

@@ -282,8 +282,7 @@ mod tests {
             (None, false, Decision::Take(Errand::Defer { age_max_seconds: Some(7) })),
         ] {
             case.interworking_closed = closed;
-            let profile =
-                Profile { large_handling: handling, deferred_age_max_seconds: Some(7), ..Profile::default() };
+            let profile = Profile { large_handling: handling, deferred_age_max_seconds: Some(7), ..Profile::default() };
             let gone = Subscriber { profile: Some(Arc::new(profile)), ..Subscriber::default() };
             assert_eq!(decided(&case, &gone, &settings), expected, "{handling:?}");
             let away = Subscriber { availability: Some(Availability::NotAvailable), ..bob() };

@@ -84,6 +84,7 @@ impl<D: Directory> Core<D> {
     /// Ends an MSRP session: nothing more is heard of it.
     pub(super) fn end_media(&mut self, id: SessionId, now: Now) {
         self.media_owners.remove(&id);
+        self.end_spool(id, now);
         self.relay.end(id, now.at);
     }
 

@@ -22,6 +22,7 @@ pub mod policy;
 pub mod preferences;
 pub mod registration;
 pub mod settings;
+pub mod spooling;
 pub mod storage;
 pub mod subscriber;
 pub mod transactions;

@@ -66,7 +66,7 @@ pub struct ContentFile {
 
 /// A command to the spool, which writes and reads files of the content store. Commands of one [`SpoolId`] are carried
 /// out in order.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SpoolCommand {
     /// Begins a file. Not answered unless it fails.
     Open(SpoolId),

@@ -50,6 +50,10 @@ pub enum Waiting {
     Sweep,
     /// A session in large message mode.
     Session(SlotId),
+    /// A large message on its way into a file.
+    Spool(SlotId),
+    /// The word that such a file is discarded, which is answered only when there was no room for it.
+    Discard(SlotId),
 }
 
 impl Waiting {
@@ -62,6 +66,8 @@ impl Waiting {
             Self::Delivery(id) => (3, id),
             Self::Sweep => (4, SlotId::default()),
             Self::Session(id) => (5, id),
+            Self::Spool(id) => (6, id),
+            Self::Discard(id) => (7, id),
         };
         Ticket(kind << 60 | u64::from(id.generation) << 32 | u64::from(id.slot))
     }
@@ -75,6 +81,8 @@ impl Waiting {
             3 => Self::Delivery(id),
             4 => Self::Sweep,
             5 => Self::Session(id),
+            6 => Self::Spool(id),
+            7 => Self::Discard(id),
             _ => Self::Nobody,
         }
     }
