@@ -52,7 +52,8 @@ fn heads(criterion: &mut Criterion) {
         let mut seen = SeenPaths::default();
         seen.keep(&whole(&bytes));
         group.bench_function(BenchmarkId::new(name, "new paths"), |bencher| {
-            bencher.iter(|| matches!(read(black_box(&bytes), &fresh), Step::Whole { head, .. } if head.fault.is_none()));
+            bencher
+                .iter(|| matches!(read(black_box(&bytes), &fresh), Step::Whole { head, .. } if head.fault.is_none()));
         });
         group.bench_function(BenchmarkId::new(name, "paths repeat"), |bencher| {
             bencher.iter(|| matches!(read(black_box(&bytes), &seen), Step::Whole { head, .. } if head.paths_repeat));
@@ -90,7 +91,8 @@ fn framer(criterion: &mut Criterion) {
             });
             if len > 16_384 {
                 group.bench_function(BenchmarkId::new(format!("{form}, pieces of 16 KB"), len), |bencher| {
-                    bencher.iter(|| bytes.chunks(16_384).map(|piece| drain(&mut framer, black_box(piece))).sum::<usize>());
+                    bencher
+                        .iter(|| bytes.chunks(16_384).map(|piece| drain(&mut framer, black_box(piece))).sum::<usize>());
                 });
             }
             assert!(framer.is_idle());

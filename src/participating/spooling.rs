@@ -7,6 +7,7 @@ use super::content::Facts;
 use super::core::{Core, CoreTimer};
 use super::effect::Effect;
 use super::facts::{self, LARGE_SERVICE, Originator, Service};
+use super::large_decide::Errand;
 use super::objects::object;
 use super::storage::{
     Answer, Command, ContentFile, Fault, MessageObject, Outcome, Reply, Shelf, SpoolCommand, SpoolId, SpoolReply,
@@ -26,17 +27,6 @@ use bytes::Bytes;
 use hashbrown::HashMap;
 use std::collections::VecDeque;
 use std::time::Duration;
-
-/// What a message is kept for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Errand {
-    /// The deferred queue. The sender waits for the commit.
-    Defer,
-    /// The user's message store. The sender waits for the commit.
-    Store,
-    /// The conversation history, of a message that goes to a device. Nobody waits, and nothing slows the message down.
-    History,
-}
 
 /// Something that the machine wants done.
 #[derive(Debug, PartialEq)]
@@ -85,7 +75,7 @@ enum Step {
 /// One message on its way into a file.
 pub(super) struct Spooled {
     session: SessionId,
-    /// What it is kept for.
+    /// What it is kept for. In the history nobody waits for it, and nothing may slow it down.
     pub(super) errand: Errand,
     /// The INVITE, as received.
     pub(super) request: Bytes,
@@ -275,7 +265,7 @@ impl Spools {
         }
         match file.errand {
             Errand::History => self.asks.push_back(Ask::HistoryLost),
-            Errand::Defer | Errand::Store => self.asks.push_back(Ask::Committed(file.session, Err(status))),
+            Errand::Defer { .. } | Errand::Store => self.asks.push_back(Ask::Committed(file.session, Err(status))),
         }
     }
 
@@ -306,7 +296,7 @@ impl Spools {
                 known.void = Some(status);
                 self.asks.push_back(match known.errand {
                     Errand::History => Ask::HistoryLost,
-                    Errand::Defer | Errand::Store => Ask::Committed(session, Err(status)),
+                    Errand::Defer { .. } | Errand::Store => Ask::Committed(session, Err(status)),
                 });
                 None
             }
@@ -426,7 +416,7 @@ impl<D: Directory> Core<D> {
             });
         }
         // The user may have come while the message was on its way to the disk.
-        if errand == Errand::Defer && self.is_reachable(user.as_str(), now) {
+        if matches!(errand, Errand::Defer { .. }) && self.is_reachable(user.as_str(), now) {
             self.announce_ready(user, now);
         }
     }
@@ -462,13 +452,17 @@ impl<D: Directory> Core<D> {
             spooled.notice = Some((file.imdn_message_id.clone(), file.date_time.clone()));
         }
         let command = self.with_request(&request, |core, view| match errand {
-            Errand::Defer => {
+            Errand::Defer { age_max_seconds } => {
                 let originator = core.large_originator(view);
-                let age_max = core.directory.read(user.as_str(), |subscriber| {
-                    subscriber.and_then(|known| known.profile.as_ref()?.deferred_age_max_seconds)
-                });
-                let mut message =
-                    core.deferred_message(view, request.clone(), user.clone(), &originator, content, age_max, now.wall);
+                let mut message = core.deferred_message(
+                    view,
+                    request.clone(),
+                    user.clone(),
+                    &originator,
+                    content,
+                    age_max_seconds,
+                    now.wall,
+                );
                 message.content = Some(file);
                 Command::Defer { message: Box::new(message), quota: core.settings.deferred_quota }
             }
@@ -544,6 +538,7 @@ mod tests {
     use super::*;
 
     const SESSION: SessionId = SlotId { slot: 7, generation: 3 };
+    const DEFER: Errand = Errand::Defer { age_max_seconds: None };
     const FILE: SlotId = SlotId { slot: 0, generation: 0 };
 
     fn spools(errand: Errand) -> Spools {
@@ -582,7 +577,7 @@ mod tests {
 
     #[test]
     fn a_deferred_message_is_acknowledged_after_its_commit_and_not_before() {
-        let mut spools = spools(Errand::Defer);
+        let mut spools = spools(DEFER);
         spools.on_piece(SESSION, 0, Bytes::from_static(b"abc"));
         spools.on_piece(SESSION, 3, Bytes::from_static(b"de"));
         let open = Ask::Spool(FILE, SpoolCommand::Open(id()));
@@ -615,7 +610,7 @@ mod tests {
         for (fault, status) in
             [(Fault::QuotaExceeded, 413), (Fault::DiskFull, 408), (Fault::Busy, 408), (Fault::Broken, 408)]
         {
-            let mut spools = spools(Errand::Defer);
+            let mut spools = spools(DEFER);
             until_commit(&mut spools);
             asks(&mut spools);
             assert!(spools.on_stored(FILE, Err(fault)).is_none());
@@ -646,7 +641,7 @@ mod tests {
 
     #[test]
     fn what_is_aborted_or_broken_off_is_discarded_and_what_is_whole_is_kept() {
-        let mut spools = spools(Errand::Defer);
+        let mut spools = spools(DEFER);
         spools.on_piece(SESSION, 0, Bytes::from_static(b"abc"));
         asks(&mut spools);
         spools.on_aborted(SESSION);
@@ -658,7 +653,7 @@ mod tests {
         spools.end(SESSION);
         assert!(matches!(&asks(&mut spools)[..], [Ask::Discard(_), Ask::BrokenOff]));
 
-        let mut spools = self::spools(Errand::Defer);
+        let mut spools = self::spools(DEFER);
         until_commit(&mut spools);
         asks(&mut spools);
         spools.end(SESSION);
@@ -696,7 +691,7 @@ mod tests {
 
     #[test]
     fn a_discard_that_found_no_room_is_repeated() {
-        let mut spools = spools(Errand::Defer);
+        let mut spools = spools(DEFER);
         assert!(spools.on_discard_refused(FILE));
         assert!(!spools.on_discard_refused(FILE), "one timer is enough");
         spools.discard_again();
@@ -805,7 +800,7 @@ mod tests {
 
         #[test]
         fn a_deferred_large_message_is_the_invite_with_its_content_and_expires_as_it_says() {
-            let mut core = rig(Errand::Defer, Vec::new());
+            let mut core = rig(DEFER, Vec::new());
             let (id, command) = command(&mut core);
             let Command::Defer { message, .. } = command else { panic!("not a deferral: {command:?}") };
             assert_eq!((message.request.clone(), &*message.originator), (invite(), "sip:alice@a.example"));
@@ -825,7 +820,7 @@ mod tests {
 
         #[test]
         fn a_user_who_came_meanwhile_is_served_at_once() {
-            let mut core = rig(Errand::Defer, vec![device("urn:uuid:1")]);
+            let mut core = rig(DEFER, vec![device("urn:uuid:1")]);
             let (id, _) = command(&mut core);
             let sent = answer(&mut core, id, Ok(Reply::Deferred(crate::base::id::MessageId(9))));
             assert!(sent.iter().any(|effect| effect.contains("PeekDeferred")), "{sent:?}");
@@ -855,7 +850,7 @@ mod tests {
 
         #[test]
         fn a_refused_file_is_discarded_until_the_spool_has_heard_it() {
-            let mut core = rig(Errand::Defer, Vec::new());
+            let mut core = rig(DEFER, Vec::new());
             let (id, _) = command(&mut core);
             let sent = answer(&mut core, id, Err(Fault::QuotaExceeded));
             assert_eq!(sent.len(), 1, "{sent:?}");
