@@ -8,6 +8,7 @@ use super::effect::{Effect, NextHop, Socket, StreamTarget};
 use super::facts;
 use super::input::{ControlAnswer, ControlCommand, Input, Source, Transport};
 use super::media::MediaOwner;
+use super::originate::origination_tag;
 use super::pager::{Job, Stage};
 use super::registration::registration;
 use super::settings::Settings;
@@ -123,7 +124,7 @@ pub struct Core<D> {
     spare_scan: Option<Box<Scan>>,
     scratch: Vec<u8>,
     /// Each listener's own address as a Via writes it.
-    sent_by: Vec<Box<str>>,
+    pub(super) sent_by: Vec<Box<str>>,
     extra: Vec<u8>,
 }
 
@@ -186,6 +187,7 @@ impl<D: Directory> Core<D> {
             Input::Spool { ticket, answer } => match Waiting::of(ticket) {
                 Waiting::Spool(id) => self.on_spool_answer(id, answer, now),
                 Waiting::Discard(id) => self.on_discard_refused(id, now),
+                Waiting::Source(id) => self.on_source_read(id, answer, now),
                 waiting => debug_assert!(false, "{waiting:?} asks the spool nothing"),
             },
             Input::Control { ticket, answer } => self.on_control_answer(Waiting::of(ticket), answer, now),
@@ -399,7 +401,10 @@ impl<D: Directory> Core<D> {
             Owner::Delivery { id, round } => {
                 self.on_attempt(id, round, verdict, response.map(|(status, _)| status), now);
             }
-            Owner::Leg { .. } | Owner::Origination { .. } | Owner::Notice => {}
+            Owner::Origination { id, round, leg, request } => {
+                self.on_origination(id, round, leg, request, verdict, response, now);
+            }
+            Owner::Leg { .. } | Owner::Notice => {}
         }
     }
 
@@ -476,6 +481,10 @@ impl<D: Directory> Core<D> {
     }
 
     fn dispatch(&mut self, server: ServerId, message: &Message<'_>, envelope: &Envelope<'_>, source: Source, now: Now) {
+        if let Some(tag) = envelope.to_tag.and_then(origination_tag) {
+            self.on_origination_request(server, message, envelope, tag, now);
+            return;
+        }
         match message.method().unwrap_or_default() {
             b"MESSAGE" => self.on_pager_message(server, message, envelope, source, now),
             b"REGISTER" => self.on_register(server, message, source, now),
@@ -583,7 +592,7 @@ impl<D: Directory> Core<D> {
             Waiting::Delivery(id) => self.on_delivery_answer(id, answer, now),
             Waiting::Sweep => self.on_swept(answer, now),
             Waiting::Spool(id) => self.on_spool_stored(id, answer, now),
-            Waiting::Nobody | Waiting::Client(_) | Waiting::Session(_) | Waiting::Discard(_) => {}
+            Waiting::Nobody | Waiting::Client(_) | Waiting::Session(_) | Waiting::Discard(_) | Waiting::Source(_) => {}
         }
     }
 

@@ -17,6 +17,7 @@ pub mod large_decide;
 pub mod leg;
 pub mod media;
 pub mod objects;
+pub mod originate;
 pub mod pager;
 pub mod policy;
 pub mod preferences;

@@ -54,6 +54,8 @@ pub enum Waiting {
     Spool(SlotId),
     /// The word that such a file is discarded, which is answered only when there was no room for it.
     Discard(SlotId),
+    /// A piece of a deferred large message on its way to a device.
+    Source(SlotId),
 }
 
 impl Waiting {
@@ -68,6 +70,7 @@ impl Waiting {
             Self::Session(id) => (5, id),
             Self::Spool(id) => (6, id),
             Self::Discard(id) => (7, id),
+            Self::Source(id) => (8, id),
         };
         Ticket(kind << 60 | u64::from(id.generation) << 32 | u64::from(id.slot))
     }
@@ -83,6 +86,7 @@ impl Waiting {
             5 => Self::Session(id),
             6 => Self::Spool(id),
             7 => Self::Discard(id),
+            8 => Self::Source(id),
             _ => Self::Nobody,
         }
     }
