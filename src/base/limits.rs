@@ -108,6 +108,8 @@ pub const SPOOL_OPERATION_COUNT_MAX: usize = 128;
 pub const SPOOL_READ_LEN_MAX: usize = 1 << 20;
 /// Sessions of large message mode of one shard between INVITE and the end of the last transaction.
 pub const LARGE_SESSION_COUNT_MAX: usize = 1 << 16;
+/// Early dialogs of one session that its originating side hears of.
+pub const EARLY_DIALOG_COUNT_MAX: usize = 16;
 /// URIs of one route set.
 pub const ROUTE_COUNT_MAX: usize = 16;
 /// Bytes that one dialog keeps: Call-ID, addresses, remote target and routes.

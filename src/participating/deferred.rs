@@ -27,7 +27,6 @@ use crate::sip::message::Message;
 use crate::sip::scan::Name;
 use crate::sip::uri::Uri;
 use crate::sip::write::line;
-use bytes::Bytes;
 use hashbrown::HashMap;
 use smallvec::SmallVec;
 use std::collections::VecDeque;

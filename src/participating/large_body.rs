@@ -79,6 +79,11 @@ impl<'a> SessionBody<'a> {
         found.ok_or(BodyFault::MediaType)
     }
 
+    /// True when the description is the whole body.
+    pub const fn is_alone(&self) -> bool {
+        self.multipart.is_none()
+    }
+
     /// The Content-Type of the same body with another description.
     pub fn content_type(&self) -> &'a [u8] {
         self.multipart.map_or(b"application/sdp", |multipart| multipart.content_type)

@@ -4,18 +4,17 @@
 
 use super::effect::NextHop;
 use super::transactions::ServerId;
-use crate::base::limits::ROUTE_COUNT_MAX;
 use crate::base::slots::SlotId;
 use crate::base::time::Instant;
-use crate::sip::header::address::{self, Address};
-use crate::sip::header::list::find_outside;
+use crate::sdp::Role;
+use crate::sip::dialog::session_timer::SessionTimer;
+use crate::sip::dialog::{Dialog, InDialog};
+use crate::sip::header::list::{find_outside, trim};
 use crate::sip::message::Message;
 use crate::sip::scan::Name;
 use crate::sip::transport::exceeds_datagram;
-use crate::sip::uri::Uri;
 use crate::sip::write::{line, number_line, push_decimal, write_body};
 use bytes::Bytes;
-use smallvec::SmallVec;
 use std::time::Duration;
 
 /// Which of a session's two legs.
@@ -107,23 +106,6 @@ impl LocalTag {
     }
 }
 
-/// Pieces of a leg's text.
-#[derive(Clone, Copy)]
-enum Piece {
-    /// The Call-ID.
-    CallId,
-    /// Our own address, without a tag: From of our requests.
-    Local,
-    /// The peer's address with its tag: To of our requests.
-    Remote,
-    /// The remote target.
-    Target,
-    /// The route set as a Route value.
-    Routes,
-}
-
-const PIECE_COUNT: usize = 5;
-
 /// A 2xx response of ours to an INVITE that waits for its ACK. RFC 3261 §13.3.1.4.
 pub struct Answer {
     /// The INVITE's transaction.
@@ -142,28 +124,106 @@ pub struct Answer {
 
 /// One leg.
 pub struct Leg {
-    /// Call-ID, addresses, target and routes, one behind the other: one allocation for a leg.
-    text: Box<[u8]>,
-    ends: [u16; PIECE_COUNT],
+    /// Its dialog.
+    pub dialog: Dialog,
+    /// Its session timer.
+    pub timer: SessionTimer,
+    /// Where requests go, once known.
+    pub hop: Option<NextHop>,
     /// Which tag of ours it has.
     pub tag_index: u8,
     /// The peer takes UPDATE (RFC 3311).
     pub takes_update: bool,
-    /// Where requests go, once known.
-    pub hop: Option<NextHop>,
-    /// Our last CSeq number.
-    pub local_cseq: u32,
+    /// Who opens the MSRP connection.
+    pub role: Role,
+    /// What waits for the way to the peer to be known.
+    pub owes: Owes,
+    /// A request of ours that changes or refreshes the session waits for its final response.
+    pub asked: Asked,
     /// The CSeq number of our last INVITE: its ACK has the same.
     pub invite_cseq: u32,
-    /// The peer's last CSeq number; 0 before its first request.
-    pub remote_cseq: u32,
     /// The version of our last session description.
     pub version: u32,
     /// Our answer that waits for its ACK.
     pub answer: Option<Box<Answer>>,
+    /// Our last session description, where a refresh has to repeat it: the peer takes no UPDATE.
+    pub described: Option<Box<[u8]>>,
 }
 
-/// A request within a dialog, besides what the dialog says.
+/// What is to be sent on a leg.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Owes {
+    /// The ACK of its 2xx.
+    pub ack: bool,
+    /// A refresh.
+    pub refresh: bool,
+    /// The other leg's re-INVITE or UPDATE.
+    pub change: bool,
+    /// BYE.
+    pub bye: bool,
+}
+
+/// A request of ours within a dialog that can be answered only once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Asked {
+    /// None is under way.
+    #[default]
+    Nothing,
+    /// A refresh of ours.
+    Refresh,
+    /// What the other leg asked for.
+    Change,
+}
+
+impl Leg {
+    /// A leg with nothing under way.
+    pub fn new(dialog: Dialog, tag_index: u8, peer: &Message<'_>) -> Self {
+        Self {
+            invite_cseq: dialog.local_cseq(),
+            dialog,
+            timer: SessionTimer::default(),
+            hop: None,
+            tag_index,
+            takes_update: allows(peer, b"UPDATE"),
+            role: Role::Passive,
+            owes: Owes::default(),
+            asked: Asked::Nothing,
+            version: 0,
+            answer: None,
+            described: None,
+        }
+    }
+
+    /// Takes the peer's new remote target, where it has one: the way there may have to be found again.
+    ///
+    /// RFC 3261 §12.2.1.2, §12.2.2.
+    pub fn retarget(&mut self, message: &Message<'_>) {
+        let before = self.dialog.target().len();
+        let same = message.address(Name::Contact).is_none_or(|contact| contact.uri == self.dialog.target());
+        // One that cannot be read changes nothing.
+        if !same && self.dialog.on_target_refresh(message).is_ok() {
+            debug_assert!(before > 0, "a dialog has a target");
+            if self.dialog.routes().first().is_none() {
+                self.hop = None;
+            }
+        }
+    }
+
+    /// True while an INVITE or UPDATE in either direction keeps others from being sent (RFC 3261 §14, RFC 3311 §5.2).
+    pub fn is_busy(&self) -> bool {
+        self.asked != Asked::Nothing || self.answer.is_some()
+    }
+
+    /// Bytes on the heap.
+    pub fn heap_len(&self) -> usize {
+        self.dialog.heap_len()
+            + self.answer.as_ref().map_or(0, |answer| size_of::<Answer>() + answer.bytes.len())
+            + self.described.as_ref().map_or(0, |text| text.len())
+    }
+}
+
+/// What a request within a dialog has besides what the dialog says.
+#[derive(Default)]
 pub struct Within<'a> {
     /// The method.
     pub method: &'a str,
@@ -171,14 +231,29 @@ pub struct Within<'a> {
     pub cseq: u32,
     /// Our Via.
     pub via: &'a [u8],
-    /// Our tag.
-    pub tag: &'a [u8],
     /// Whole header lines, CRLF included.
     pub extra: &'a [u8],
     /// Our Contact, in requests that have one.
     pub contact: Option<Contact<'a>>,
     /// The session description, empty for none.
     pub sdp: &'a [u8],
+}
+
+impl Within<'_> {
+    /// Writes it.
+    pub fn write(&self, out: &mut Vec<u8>, dialog: &Dialog) {
+        let Self { method, cseq, via, .. } = *self;
+        dialog.write_request(out, &InDialog { method, via, cseq });
+        let place = self.contact.map(|contact| (contact, contact.write(out)));
+        out.extend_from_slice(self.extra);
+        if !self.sdp.is_empty() {
+            out.extend_from_slice(b"Content-Type: application/sdp\r\n");
+        }
+        write_body(out, self.sdp);
+        if let Some((contact, at)) = place {
+            contact.settle(out, at);
+        }
+    }
 }
 
 /// Our own Contact.
@@ -221,199 +296,6 @@ impl Contact<'_> {
 
 const STREAM: &[u8] = b";transport=tcp";
 
-impl Leg {
-    /// The leg of whoever sent an INVITE; `None` when its Contact or Record-Route cannot be used.
-    ///
-    /// RFC 3261 §12.1.1.
-    pub fn of_invite(invite: &Message<'_>, cseq: u32) -> Option<Self> {
-        let routes: SmallVec<[&[u8]; 8]> = invite.elements(Name::RecordRoute).take(ROUTE_COUNT_MAX + 1).collect();
-        let pieces = [
-            invite.value(Name::CallId)?,
-            without_tag(invite.value(Name::To)?),
-            invite.value(Name::From)?,
-            target(invite)?,
-        ];
-        let mut leg = Self::new(pieces, &routes)?;
-        leg.remote_cseq = cseq;
-        leg.takes_update = allows(invite, b"UPDATE");
-        Some(leg)
-    }
-
-    /// The leg of whoever answered an INVITE of ours; `None` when the response lacks what a dialog needs.
-    ///
-    /// RFC 3261 §12.1.2.
-    pub fn of_response(response: &Message<'_>, tag_index: u8) -> Option<Self> {
-        let mut routes: SmallVec<[&[u8]; 8]> = response.elements(Name::RecordRoute).take(ROUTE_COUNT_MAX + 1).collect();
-        routes.reverse();
-        let (cseq, _) = crate::sip::header::cseq::parse(response.value(Name::CSeq)?)?;
-        let pieces = [
-            response.value(Name::CallId)?,
-            without_tag(response.value(Name::From)?),
-            response.value(Name::To)?,
-            target(response)?,
-        ];
-        let mut leg = Self::new(pieces, &routes)?;
-        leg.tag_index = tag_index;
-        leg.local_cseq = cseq;
-        leg.invite_cseq = cseq;
-        leg.takes_update = allows(response, b"UPDATE");
-        Some(leg)
-    }
-
-    fn new(pieces: [&[u8]; PIECE_COUNT - 1], routes: &[&[u8]]) -> Option<Self> {
-        if routes.len() > ROUTE_COUNT_MAX {
-            return None;
-        }
-        let routes_len = routes.iter().map(|route| route.len() + 2).sum::<usize>();
-        let mut text = Vec::with_capacity(pieces.iter().map(|piece| piece.len()).sum::<usize>() + routes_len);
-        let mut ends = [0; PIECE_COUNT];
-        for (piece, end) in pieces.iter().zip(&mut ends) {
-            text.extend_from_slice(piece);
-            *end = u16::try_from(text.len()).ok()?;
-        }
-        for (index, route) in routes.iter().enumerate() {
-            text.extend_from_slice(if index == 0 { b"" } else { b", " });
-            text.extend_from_slice(route);
-        }
-        ends[PIECE_COUNT - 1] = u16::try_from(text.len()).ok()?;
-        Some(Self {
-            text: text.into(),
-            ends,
-            tag_index: 0,
-            takes_update: false,
-            hop: None,
-            local_cseq: 0,
-            invite_cseq: 0,
-            remote_cseq: 0,
-            version: 0,
-            answer: None,
-        })
-    }
-
-    fn piece(&self, piece: Piece) -> &[u8] {
-        let index = piece as usize;
-        let start = if index == 0 { 0 } else { self.ends[index - 1] };
-        &self.text[usize::from(start)..usize::from(self.ends[index])]
-    }
-
-    /// The Call-ID.
-    pub fn call_id(&self) -> &[u8] {
-        self.piece(Piece::CallId)
-    }
-
-    /// The peer's tag.
-    pub fn remote_tag(&self) -> &[u8] {
-        address::tag(self.piece(Piece::Remote)).unwrap_or_default()
-    }
-
-    /// The URI that the next request is sent to: the first of the route set, or the remote target.
-    ///
-    /// RFC 3261 §12.2.1.1.
-    pub fn next_uri(&self) -> Option<Uri<'_>> {
-        match self.first_route() {
-            Some((route, _)) => Uri::parse(Address::parse(route)?.uri).ok(),
-            None => Uri::parse(self.piece(Piece::Target)).ok(),
-        }
-    }
-
-    /// Takes the peer's new remote target, where it has one. True when the way to the peer has to be found again.
-    ///
-    /// RFC 3261 §12.2.1.2, §12.2.2.
-    pub fn retarget(&mut self, message: &Message<'_>) -> bool {
-        let Some(target) = target(message).filter(|target| *target != self.piece(Piece::Target)) else { return false };
-        let pieces = [self.piece(Piece::CallId), self.piece(Piece::Local), self.piece(Piece::Remote), target];
-        let routes = self.piece(Piece::Routes);
-        let is_direct = routes.is_empty();
-        let moved = if is_direct { Self::new(pieces, &[]) } else { Self::new(pieces, &[routes]) };
-        let Some(moved) = moved else { return false };
-        self.text = moved.text;
-        self.ends = moved.ends;
-        // A route set is never changed, and where there is one, requests keep their next hop.
-        if is_direct {
-            self.hop = None;
-        }
-        is_direct
-    }
-
-    /// True when a request of the peer is not older than its last one.
-    ///
-    /// RFC 3261 §12.2.2.
-    pub fn takes_cseq(&mut self, cseq: u32) -> bool {
-        let newer = cseq > self.remote_cseq;
-        self.remote_cseq = self.remote_cseq.max(cseq);
-        newer
-    }
-
-    /// The next CSeq number of ours.
-    pub fn next_cseq(&mut self) -> u32 {
-        self.local_cseq += 1;
-        self.local_cseq
-    }
-
-    /// Writes a request of ours.
-    ///
-    /// RFC 3261 §12.2.1.1.
-    pub fn write(&self, out: &mut Vec<u8>, within: &Within<'_>) {
-        let target = self.piece(Piece::Target);
-        out.extend_from_slice(within.method.as_bytes());
-        out.push(b' ');
-        // A strict router wants its own URI on top and the target at the end of the Route.
-        let strict = self.first_route().and_then(|(first, rest)| {
-            let uri = Address::parse(first)?.uri;
-            (!Uri::parse(uri).ok()?.is_loose_route()).then_some((uri, rest))
-        });
-        out.extend_from_slice(strict.map_or(target, |(uri, _)| uri));
-        out.extend_from_slice(b" SIP/2.0\r\n");
-        line(out, "Via", within.via);
-        out.extend_from_slice(b"Max-Forwards: 70\r\n");
-        match strict {
-            Some((_, rest)) => {
-                out.extend_from_slice(b"Route: ");
-                if !rest.is_empty() {
-                    out.extend_from_slice(rest);
-                    out.extend_from_slice(b", ");
-                }
-                out.push(b'<');
-                out.extend_from_slice(target);
-                out.extend_from_slice(b">\r\n");
-            }
-            None if !self.piece(Piece::Routes).is_empty() => line(out, "Route", self.piece(Piece::Routes)),
-            None => {}
-        }
-        out.extend_from_slice(b"From: ");
-        out.extend_from_slice(self.piece(Piece::Local));
-        out.extend_from_slice(b";tag=");
-        out.extend_from_slice(within.tag);
-        out.extend_from_slice(b"\r\n");
-        line(out, "To", self.piece(Piece::Remote));
-        line(out, "Call-ID", self.call_id());
-        write_cseq(out, within.cseq, within.method);
-        let place = within.contact.map(|contact| (contact, contact.write(out)));
-        out.extend_from_slice(within.extra);
-        if !within.sdp.is_empty() {
-            out.extend_from_slice(b"Content-Type: application/sdp\r\n");
-        }
-        write_body(out, within.sdp);
-        if let Some((contact, at)) = place {
-            contact.settle(out, at);
-        }
-    }
-
-    fn first_route(&self) -> Option<(&[u8], &[u8])> {
-        let routes = self.piece(Piece::Routes);
-        if routes.is_empty() {
-            return None;
-        }
-        let (first, rest) = crate::sip::header::list::split_first(routes);
-        Some((first, rest.unwrap_or_default()))
-    }
-
-    /// Bytes on the heap.
-    pub fn heap_len(&self) -> usize {
-        self.text.len() + self.answer.as_ref().map_or(0, |answer| size_of::<Answer>() + answer.bytes.len())
-    }
-}
-
 /// Writes a CSeq line.
 pub fn write_cseq(out: &mut Vec<u8>, number: u32, method: &str) {
     out.extend_from_slice(b"CSeq: ");
@@ -425,13 +307,7 @@ pub fn write_cseq(out: &mut Vec<u8>, number: u32, method: &str) {
 
 /// An address without header parameters: a tag of ours, or none, takes their place.
 pub fn without_tag(value: &[u8]) -> &[u8] {
-    find_outside(value, b';').map_or(value, |at| crate::sip::header::list::trim(&value[..at]))
-}
-
-/// The URI of the first Contact.
-fn target<'a>(message: &Message<'a>) -> Option<&'a [u8]> {
-    let uri = message.address(Name::Contact)?.uri;
-    Uri::parse(uri).ok().map(|uri| uri.text)
+    find_outside(value, b';').map_or(value, |at| trim(&value[..at]))
 }
 
 /// True when Allow names a method.
@@ -588,13 +464,17 @@ mod tests {
         read(&Message { bytes: text.as_bytes(), scan: &scan })
     }
 
-    const RESPONSE: &str = "SIP/2.0 200 OK\r\nVia: SIP/2.0/UDP pf\r\nRecord-Route: <sip:p1;lr>, <sip:p2;lr>\r\n\
-        Record-Route: <sip:p3;lr>\r\nFrom: \"A\" <sip:a@x;y=1>;tag=ours;z\r\nTo: sip:b@h;tag=theirs\r\nCall-ID: c\r\n\
-        CSeq: 4 INVITE\r\nContact: <sip:b@192.0.2.3:99>;q=1\r\nAllow: INVITE, UPDATE\r\n\r\n";
+    const RESPONSE: &str = "SIP/2.0 200 OK\r\nVia: SIP/2.0/UDP pf\r\nFrom: \"A\" <sip:a@x;y=1>;tag=ours\r\n\
+        To: sip:b@h;tag=theirs\r\nCall-ID: c\r\nCSeq: 4 INVITE\r\nContact: <sip:b@192.0.2.3:99>;q=1\r\n\
+        Allow: INVITE, UPDATE\r\n\r\n";
+
+    fn leg(text: &str) -> Leg {
+        read(text, |response| Leg::new(Dialog::client(response, b"ours", b"sip:b@h").unwrap(), 0x40, response))
+    }
 
     fn written(leg: &Leg, method: &str, sdp: &[u8], contact: Option<Contact<'_>>) -> String {
         let mut out = Vec::new();
-        leg.write(&mut out, &Within { method, cseq: 5, via: b"v", tag: b"t", extra: b"X: y\r\n", contact, sdp });
+        Within { method, cseq: 5, via: b"v", extra: b"X: y\r\n", contact, sdp }.write(&mut out, &leg.dialog);
         String::from_utf8(out).unwrap()
     }
 
@@ -612,47 +492,22 @@ mod tests {
     }
 
     #[test]
-    fn the_callers_route_set_is_the_record_route_reversed() {
-        let leg = read(RESPONSE, |response| Leg::of_response(response, 0x40)).unwrap();
-        assert_eq!(
-            written(&leg, "BYE", b"", None),
-            "BYE sip:b@192.0.2.3:99 SIP/2.0\r\nVia: v\r\nMax-Forwards: 70\r\n\
-             Route: <sip:p3;lr>, <sip:p2;lr>, <sip:p1;lr>\r\nFrom: \"A\" <sip:a@x;y=1>;tag=t\r\n\
-             To: sip:b@h;tag=theirs\r\nCall-ID: c\r\nCSeq: 5 BYE\r\nX: y\r\nContent-Length: 0\r\n\r\n"
-        );
-        assert_eq!(leg.next_uri().unwrap().text, b"sip:p3;lr");
-        assert_eq!((leg.remote_tag(), leg.local_cseq, leg.takes_update), (&b"theirs"[..], 4, true));
-    }
-
-    #[test]
-    fn a_strict_router_gets_its_own_uri_and_the_target_last() {
-        let text = RESPONSE.replace("p3;lr", "p3");
-        let leg = read(&text, |response| Leg::of_response(response, 0x40)).unwrap();
-        let text = written(&leg, "BYE", b"", None);
-        assert!(text.starts_with("BYE sip:p3 SIP/2.0\r\n"), "{text}");
-        assert!(text.contains("\r\nRoute: <sip:p2;lr>, <sip:p1;lr>, <sip:b@192.0.2.3:99>\r\n"), "{text}");
-    }
-
-    #[test]
-    fn the_called_sides_route_set_stands_in_order_and_a_new_target_moves_it_only_without_routes() {
-        let text = "INVITE sip:b@h SIP/2.0\r\nRecord-Route: <sip:p1;lr>\r\nFrom: <sip:a@x>;tag=theirs\r\nTo: <sip:b@h>\r\n\
-                    Call-ID: c\r\nCSeq: 7 INVITE\r\nContact: <sip:a@192.0.2.4>\r\n\r\n";
-        let mut leg = read(text, |invite| Leg::of_invite(invite, 7)).unwrap();
-        assert_eq!(leg.next_uri().unwrap().text, b"sip:p1;lr");
-        let moved = text.replace("192.0.2.4", "192.0.2.5");
-        assert!(!read(&moved, |invite| leg.retarget(invite)), "the route set decides");
-        assert!(written(&leg, "BYE", b"", None).starts_with("BYE sip:a@192.0.2.5 SIP/2.0\r\n"));
-        let direct = text.replace("Record-Route: <sip:p1;lr>\r\n", "");
-        let mut leg = read(&direct, |invite| Leg::of_invite(invite, 7)).unwrap();
-        assert!(!read(&direct, |invite| leg.retarget(invite)), "the same");
-        assert!(read(&moved, |invite| leg.retarget(invite)));
-        assert!(leg.takes_cseq(8) && !leg.takes_cseq(8) && !leg.takes_cseq(3));
-        assert!(read(&direct.replace("Contact", "X"), |invite| Leg::of_invite(invite, 7)).is_none());
+    fn a_new_target_moves_the_next_hop_only_without_routes() {
+        let hop = Some(NextHop { transport: None, addr: "192.0.2.3:99".parse().unwrap() });
+        let moved = RESPONSE.replace("192.0.2.3", "192.0.2.4");
+        for (routes, expected) in [("", None), ("Record-Route: <sip:p;lr>\r\n", hop)] {
+            let mut leg = leg(&RESPONSE.replace("To: ", &format!("{routes}To: ")));
+            leg.hop = hop;
+            read(RESPONSE, |message| leg.retarget(message));
+            assert_eq!(leg.hop, hop, "the same target");
+            read(&moved, |message| leg.retarget(message));
+            assert_eq!((leg.hop, leg.dialog.target()), (expected, &b"sip:b@192.0.2.4:99"[..]));
+        }
     }
 
     #[test]
     fn a_contact_names_the_stream_that_the_size_asks_for() {
-        let leg = read(RESPONSE, |response| Leg::of_response(response, 0x40)).unwrap();
+        let leg = leg(RESPONSE);
         let contact = Contact { sent_by: "192.0.2.1:5080", service: "urn%3Ax", stream: false, path_mtu: 1500 };
         let small = written(&leg, "UPDATE", b"v=0\r\n", Some(contact));
         assert!(small.contains("Contact: <sip:192.0.2.1:5080>;+g.3gpp.icsi-ref=\"urn%3Ax\"\r\nX: y\r\n"), "{small}");

@@ -99,7 +99,7 @@ impl<D: Directory> Core<D> {
             | Event::Sent { id, .. }
             | Event::Lost { id, .. }) = &event;
             match self.media_owners.get(id).copied() {
-                Some(MediaOwner::Session(_)) => self.end_media(*id, now),
+                Some(MediaOwner::Session(session)) => self.on_session_media(session, *id, event, now),
                 Some(MediaOwner::Delivery { id, round }) => self.on_origination_media(id, round, event, now),
                 // It ended in the same turn.
                 None => {}

@@ -4,6 +4,7 @@
 //! disks, XML and clocks: everything that happens arrives as a call or an [`input::Input`], everything it wants leaves
 //! as an [`effect::Effect`].
 
+pub mod b2bua;
 pub mod content;
 pub mod core;
 pub mod decide;
@@ -12,8 +13,11 @@ pub mod devices;
 pub mod effect;
 pub mod facts;
 pub mod input;
+pub mod large;
 pub mod large_body;
 pub mod large_decide;
+pub mod large_dialog;
+pub mod large_media;
 pub mod leg;
 pub mod media;
 pub mod objects;

@@ -6,11 +6,12 @@
 //!
 //! No session timer is asked for: the session lasts as long as its one message, which the relay's own timers watch.
 
-use super::core::{ALLOW_LINE, Core, CoreTimer, Hop, OWN_REQUEST_MARK};
+use super::core::{ALLOW_LINE, Core, CoreTimer, Hop, OWN_REQUEST_MARK, USER_AGENT_LINE};
 use super::deferred::{Progress, delivery_rank};
 use super::effect::{Effect, NextHop};
 use super::facts::{self, LARGE_SERVICE, Service};
 use super::input::Transport;
+use super::large::connect_addresses;
 use super::large_body::SessionBody;
 use super::leg::{Contact, Invite, Leg, LocalTag, Within};
 use super::media::MediaOwner;
@@ -23,10 +24,8 @@ use crate::base::slots::SlotId;
 use crate::base::time::{Instant, Now};
 use crate::metrics::names::Counter;
 use crate::msrp::news::{self, Event, LegPlan, OpenPlan, Purpose, SessionId, SourceMessage};
-use crate::msrp::uri::{MsrpUri, first};
 use crate::sdp::{self, Description, MessageMedia, Role, role_after_answer, write_offer};
 use crate::sip::dialog::Dialog;
-use crate::sip::header::address;
 use crate::sip::message::{Envelope, Message};
 use crate::sip::scan::Name;
 use crate::sip::uri::Uri;
@@ -36,8 +35,6 @@ use smallvec::SmallVec;
 use std::io::Write;
 use std::net::SocketAddr;
 
-/// What an INVITE of ours says of who sends it (SPEC §2.3).
-const USER_AGENT_LINE: &str = concat!("User-Agent: CPM-serv/OMA1.0 ringpost/", env!("CARGO_PKG_VERSION"), "\r\n");
 /// Tag indexes from here on are those of originations; sessions of large message mode have the others.
 pub(super) const ORIGINATION_TAGS: u8 = 0x80;
 /// Fields of a stored INVITE that belonged to its way here.
@@ -139,7 +136,7 @@ impl<D: Directory> Core<D> {
 
     fn begin_origination(&mut self, id: SlotId, round: u32, message: &DeferredMessage, now: Now) -> Option<SlotId> {
         let content = message.content.clone()?;
-        let listener = self.origination_listener();
+        let listener = self.media_listener(self.settings.core.hop.addr);
         let plan = OpenPlan {
             purpose: Purpose::Source,
             listeners: [listener; 2],
@@ -167,13 +164,6 @@ impl<D: Directory> Core<D> {
         begun
     }
 
-    /// The listening address whose MSRP URI is offered: one of the family that SIP reaches the core by.
-    fn origination_listener(&self) -> u8 {
-        let wants_ipv4 = self.settings.core.hop.addr.is_ipv4();
-        let listeners = &self.settings.msrp.listeners;
-        listeners.iter().position(|addr| addr.is_ipv4() == wants_ipv4).unwrap_or(0) as u8
-    }
-
     /// Sends one INVITE.
     fn call_device(
         &mut self,
@@ -190,7 +180,7 @@ impl<D: Directory> Core<D> {
         let description = Description::parse(session_body.sdp).ok()?;
         let own = sdp::Own {
             leg: sdp::Leg::Terminating,
-            addr: self.settings.msrp.listeners[usize::from(self.origination_listener())],
+            addr: self.settings.msrp.listeners[usize::from(self.media_listener(self.settings.core.hop.addr))],
             uri: self.relay.uri(media, news::Side::Terminating),
             // RFC 8866 §5.2 has it fit 63 bits.
             session_id: self.nonce_of(origination) | 1,
@@ -205,10 +195,11 @@ impl<D: Directory> Core<D> {
         session_body.write_with(&mut body, &sdp);
 
         let tag = LocalTag { session: origination, index: ORIGINATION_TAGS + fork, nonce }.text();
-        let call_id = self.draw_origination_call_id();
+        let (host, mut call_id) = (self.settings.host.clone(), Vec::new());
+        self.draw_call_id(&host, &mut call_id);
         let hop = self.settings.core.hop;
         let listener = self.listener_for(hop.addr)?;
-        let sent_by: Box<str> = self.sent_by[usize::from(listener)].clone();
+        let sent_by: Box<str> = self.sent_by(listener).into();
         let service = feature_of(&self.service_text(stored));
         let contact = Contact {
             sent_by: &sent_by,
@@ -231,7 +222,7 @@ impl<D: Directory> Core<D> {
         self.send_invite(owner, hop, OWN_REQUEST_MARK, now, |out, via| {
             let invite = Invite {
                 via,
-                call_id: call_id.as_bytes(),
+                call_id: &call_id,
                 tag: &tag,
                 cseq: 1,
                 max_forwards: 70,
@@ -251,16 +242,6 @@ impl<D: Directory> Core<D> {
     fn nonce_of(&self, origination: SlotId) -> u64 {
         let nonce = self.deliveries.originations.get(origination).map_or(0, |known| known.nonce);
         u64::from(nonce) << 24 | u64::from(origination.slot & 0xff_ffff)
-    }
-
-    /// A Call-ID that this shard owns: the device's own requests come here.
-    fn draw_origination_call_id(&mut self) -> String {
-        loop {
-            let call_id = format!("{:016x}{:016x}@{}", self.rng.next_u64(), self.rng.next_u64(), self.settings.host);
-            if self.transactions.owner_of(call_id.as_bytes(), self.settings.shard_count) == self.shard {
-                return call_id;
-            }
-        }
     }
 
     fn service_text(&self, stored: &Message<'_>) -> String {
@@ -293,7 +274,7 @@ impl<D: Directory> Core<D> {
             // Its ACK was lost.
             (Some(Some(winner)), Verdict::Success, _) if winner == fork => self.acknowledge_device(id, now),
             // It came when nobody waited for it any more.
-            (_, Verdict::Success, Some((_, response))) => self.refuse_answer_of_device(response, now),
+            (_, Verdict::Success, Some((_, response))) => self.refuse_answer(response, now),
             (Some(None), _, _) => {
                 let status = response.map(|(status, _)| status).or((verdict == Verdict::TimedOut).then_some(SILENCE));
                 self.on_device_refused(id, fork, status, now);
@@ -310,7 +291,7 @@ impl<D: Directory> Core<D> {
         let dialog = response.address(Name::To).and_then(|to| Dialog::client(response, &tag, to.uri).ok());
         let accepted = accept(response, known.content.len);
         let (Some(dialog), Ok(accepted)) = (dialog, accepted.as_ref()) else {
-            self.refuse_answer_of_device(response, now);
+            self.refuse_answer(response, now);
             self.on_device_refused(id, fork, accepted.err().or(Some(UNUSABLE)), now);
             return;
         };
@@ -520,23 +501,10 @@ impl<D: Directory> Core<D> {
         });
     }
 
-    /// Acknowledges a 2xx and ends its dialog at once: it came too late, or its answer is of no use. Nothing has to be
-    /// remembered for that. RFC 3261 §13.2.2.4.
-    fn refuse_answer_of_device(&mut self, response: &Message<'_>, now: Now) {
-        let Some(tag) = response.value(Name::From).and_then(address::tag) else { return };
-        let Some(target) = response.address(Name::To).map(|to| to.uri) else { return };
-        let Ok(mut dialog) = Dialog::client(response, tag, target) else { return };
-        self.acknowledge(&dialog, dialog.local_cseq(), now);
-        self.say_bye(&mut dialog, now);
-    }
-
     /// Where requests of a dialog go: where its route leads, or to the core, which knows the way to every device.
     fn hop_of_dialog(&self, dialog: &Dialog, now: Now) -> NextHop {
-        let next = Uri::parse(dialog.next_hop()).ok().map(|uri| self.hop_of(&uri, now.at));
-        match next {
-            Some(Hop::Known(hop)) => hop,
-            _ => self.settings.core.hop,
-        }
+        let next = Uri::parse(dialog.next_hop()).ok().map(|uri| self.leg_hop(&uri, now));
+        next.and_then(Hop::known).unwrap_or(self.settings.core.hop)
     }
 }
 
@@ -549,10 +517,7 @@ fn accept<'a>(response: &Message<'a>, len: u64) -> Result<Accepted<'a>, u16> {
         return Err(TOO_LARGE);
     }
     let role = role_after_answer(media.setup).ok_or(UNUSABLE)?;
-    // The first URI of its path, then its media line (SPEC §4.5).
-    let path = MsrpUri::parse(first(media.path)).and_then(|uri| uri.literal_addr());
-    let mut connect_to: SmallVec<[SocketAddr; 2]> = path.into_iter().chain(media.connect).collect();
-    connect_to.dedup();
+    let connect_to = connect_addresses(&media);
     if role == Role::Active && connect_to.is_empty() {
         return Err(UNUSABLE);
     }
@@ -578,4 +543,421 @@ fn without_way(stored: &Message<'_>) -> Vec<u8> {
 /// A service identifier as feature tags write it.
 fn feature_of(service: &str) -> String {
     service.replace(':', "%3A")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::id::{Aor, ShardId};
+    use crate::participating::input::Input;
+    use crate::participating::preferences::{DeviceSelection, Profile};
+    use crate::participating::storage::{Command, Reply, Settlement, Shelf};
+    use crate::participating::subscriber::Subscriber;
+    use crate::participating::transactions::OwnBranch;
+    use crate::sip::scan::Scan;
+    use crate::testing::directory::MapDirectory;
+    use crate::testing::scene::{CORE, after, core, datagram_from, device, settings};
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    const BOB: &str = "sip:bob@home.example";
+    const LEN: u64 = 1 << 20;
+
+    struct Bench {
+        core: Core<MapDirectory>,
+        seconds: u64,
+    }
+
+    /// What left: SIP messages as text, everything else as it is printed.
+    type Left = Vec<String>;
+
+    impl Bench {
+        fn new(devices: &[&str], records_history: bool) -> Self {
+            let directory = MapDirectory::default();
+            let profile = Profile {
+                records_history,
+                devices: match devices.len() {
+                    1 => DeviceSelection::All,
+                    _ => DeviceSelection::Selected(devices.iter().map(|id| Box::from(*id)).collect()),
+                },
+                ..Profile::default()
+            };
+            let subscriber = Subscriber {
+                devices: devices.iter().map(|id| device(id)).collect(),
+                profile: Some(Arc::new(profile)),
+                ..Subscriber::default()
+            };
+            directory.publish(BOB, subscriber);
+            let core = core(settings(0, 1), 0, directory, 1, after(Duration::from_secs(1)));
+            Self { core, seconds: 1 }
+        }
+
+        fn now(&self) -> Now {
+            after(Duration::from_secs(self.seconds))
+        }
+
+        fn left(&mut self) -> Left {
+            std::iter::from_fn(|| self.core.poll_effect())
+                .map(|effect| match effect {
+                    Effect::SendDatagram { bytes, .. } | Effect::SendStream { bytes, .. } => {
+                        String::from_utf8(bytes.to_vec()).unwrap()
+                    }
+                    other => format!("{other:?}"),
+                })
+                .collect()
+        }
+
+        fn input(&mut self, input: Input) -> Left {
+            let now = self.now();
+            self.core.handle_input(input, now);
+            self.left()
+        }
+
+        /// A user with one large message comes: the INVITEs.
+        fn call(devices: &[&str]) -> (Self, Left) {
+            let mut bench = Self::new(devices, false);
+            let left = bench.begin();
+            (bench, left)
+        }
+
+        fn begin(&mut self) -> Left {
+            let peek = self.input(Input::SubscriberReady(Aor::from_canonical(BOB)));
+            assert!(peek[0].contains("PeekDeferred"), "{peek:?}");
+            self.stored(Ok(Reply::Queue(vec![message()])))
+        }
+
+        fn stored(&mut self, answer: Result<Reply, Fault>) -> Left {
+            let ticket = Waiting::Delivery(SlotId::default()).ticket();
+            self.input(Input::Store { ticket, answer })
+        }
+
+        /// A device answers an INVITE of ours.
+        fn answer(&mut self, request: &str, status: u16, extra: &str, body: &str) -> Left {
+            let line = |name: &str| {
+                let start = request.find(&format!("\r\n{name}: ")).unwrap() + 2;
+                &request[start..start + request[start..].find("\r\n").unwrap()]
+            };
+            let text = format!(
+                "SIP/2.0 {status} X\r\n{}\r\n{}\r\n{};tag=theirs\r\n{}\r\n{}\r\n{extra}Content-Length: {}\r\n\r\n{body}",
+                line("Via"),
+                line("From"),
+                line("To"),
+                line("Call-ID"),
+                line("CSeq"),
+                body.len()
+            );
+            let now = self.now();
+            self.core.handle_message(text.as_bytes(), datagram_from(CORE), now);
+            self.left()
+        }
+
+        fn take(&mut self, request: &str) -> Left {
+            self.answer(request, 200, CONTACT, &answer_sdp("1048576"))
+        }
+
+        fn media(&mut self, event: impl FnOnce(SessionId) -> Event) -> Left {
+            let known = self.core.deliveries.originations.iter().next().expect("an attempt is under way");
+            let (media, round) = (known.media, known.round);
+            let now = self.now();
+            self.core.on_origination_media(SlotId::default(), round, event(media), now);
+            self.left()
+        }
+
+        fn read(&mut self, answer: Result<SpoolReply, Fault>) -> Left {
+            let origination = self.core.deliveries.origination_of(SlotId::default()).unwrap();
+            self.input(Input::Spool { ticket: Waiting::Source(origination).ticket(), answer })
+        }
+
+        fn is_over(&self) -> bool {
+            self.core.deliveries.originations.is_empty() && self.core.media_owners.is_empty()
+        }
+    }
+
+    const CONTACT: &str = "Contact: <sip:bob@203.0.113.1:5099>\r\nContent-Type: application/sdp\r\n";
+
+    fn answer_sdp(size_max: &str) -> String {
+        format!(
+            "v=0\r\no=b 1 1 IN IP4 203.0.113.1\r\ns=-\r\nc=IN IP4 203.0.113.1\r\nt=0 0\r\nm=message 7000 TCP/MSRP *\r\n\
+             a=path:msrp://203.0.113.1:7000/b1;tcp\r\na=accept-types:message/cpim\r\na=recvonly\r\na=setup:passive\r\n\
+             a=max-size:{size_max}\r\n"
+        )
+    }
+
+    fn message() -> DeferredMessage {
+        let offer = "v=0\r\no=a 5 6 IN IP4 198.51.100.3\r\ns=-\r\nc=IN IP4 198.51.100.3\r\nt=0 0\r\n\
+            m=message 9000 TCP/MSRP *\r\na=path:msrp://198.51.100.3:9000/a1;tcp\r\na=accept-types:message/cpim\r\n\
+            a=accept-wrapped-types:*\r\na=sendonly\r\na=setup:active\r\na=x-kept:1\r\n";
+        let request = format!(
+            "INVITE sip:bob@home.example SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.2.7;branch=z9hG4bKx\r\n\
+             Route: <sip:term@192.0.2.1:5060;lr>, <sip:192.0.2.9:5070;lr>\r\nMax-Forwards: 60\r\n\
+             From: \"Alice\" <sip:alice@a.example>;tag=a\r\nTo: <sip:bob@home.example>\r\nCall-ID: c1\r\n\
+             CSeq: 7 INVITE\r\nContact: <sip:alice@198.51.100.3>\r\nP-Asserted-Identity: <sip:alice@a.example>\r\n\
+             P-Asserted-Service: urn:urn-7:3gpp-service.ims.icsi.oma.cpm.largemsg\r\n\
+             P-Served-User: <sip:bob@home.example>;sescase=term\r\nConversation-ID: conv\r\nContribution-ID: contr\r\n\
+             Expires: 600\r\nContent-Type: application/sdp\r\nContent-Length: {}\r\n\r\n{offer}",
+            offer.len()
+        );
+        let accepted = after(Duration::ZERO).wall;
+        DeferredMessage {
+            id: MessageId(0x77),
+            user: Aor::from_canonical(BOB),
+            originator: "sip:alice@a.example".into(),
+            accepted,
+            expires: accepted.plus_seconds(600),
+            attempts: 0,
+            not_before: crate::base::time::UnixMillis(0),
+            wants_failure_notice: true,
+            request: Bytes::from(request),
+            content: Some(ContentFile {
+                spool: None,
+                sha256: "5".repeat(64).into(),
+                len: LEN,
+                content_type: "message/cpim".into(),
+                imdn_message_id: "i1".into(),
+                date_time: "2026-01-01T00:00:00Z".into(),
+            }),
+        }
+    }
+
+    fn starts<'a>(left: &'a Left, start: &str) -> Vec<&'a String> {
+        left.iter().filter(|text| text.starts_with(start)).collect()
+    }
+
+    fn settles(left: &Left, what: &str) -> bool {
+        left.iter().any(|text| text.contains("Settle") && text.contains(what))
+    }
+
+    #[test]
+    fn the_call_says_what_the_sender_said_and_offers_our_own_path() {
+        let (_, left) = Bench::call(&["urn:uuid:1"]);
+        let [invite] = &left[..] else { panic!("{left:?}") };
+        let (head, sdp) = invite.split_once("\r\n\r\n").unwrap();
+        for line in [
+            "INVITE sip:bob@home.example SIP/2.0",
+            "From: \"Alice\" <sip:alice@a.example>;tag=",
+            "P-Asserted-Identity: <sip:alice@a.example>",
+            "Conversation-ID: conv",
+            "Contribution-ID: contr",
+            "CSeq: 1 INVITE",
+            "Max-Forwards: 70",
+            "Expires: 599",
+            "Date: Thu, 01 Jan 2026 00:00:00 GMT",
+            "User-Agent: CPM-serv/OMA1.0",
+        ] {
+            assert!(head.lines().any(|found| found.starts_with(line)), "{line} in {head}");
+        }
+        for gone in ["Route:", "P-Served-User:", "Call-ID: c1", "198.51.100.3", "Expires: 600", "tag=a\r"] {
+            assert!(!head.contains(gone), "{gone} in {head}");
+        }
+        let tag = head.split(";tag=").nth(1).unwrap().split("\r\n").next().unwrap();
+        assert!(origination_tag(tag.as_bytes()).is_some());
+        assert!(head.contains("Contact: <sip:192.0.2.1:5080"), "{head}");
+        for line in
+            ["a=sendonly", "a=setup:actpass", "a=accept-types:message/cpim", "m=message 2855 TCP/MSRP *", "a=x-kept:1"]
+        {
+            assert!(sdp.lines().any(|found| found == line), "{line} in {sdp}");
+        }
+        let path = sdp.lines().find(|line| line.starts_with("a=path:")).unwrap();
+        assert!(path.starts_with("a=path:msrp://192.0.2.1:2855/") && !path.contains(' '), "{path}");
+        assert!(!sdp.contains("198.51.100.3"), "{sdp}");
+    }
+
+    #[test]
+    fn a_device_that_takes_the_call_gets_the_message_from_its_file_and_a_goodbye() {
+        let (mut bench, left) = Bench::call(&["urn:uuid:1"]);
+        let invite = left[0].clone();
+        let left = bench.take(&invite);
+        let acks = starts(&left, "ACK sip:bob@203.0.113.1:5099 SIP/2.0\r\n");
+        assert_eq!((acks.len(), left.len()), (1, 1), "{left:?}");
+        assert!(acks[0].contains("CSeq: 1 ACK\r\n"));
+        assert_eq!(starts(&bench.take(&invite), "ACK ").len(), 1, "a repeated 2xx is acknowledged again");
+
+        let left = bench.media(|id| Event::Wanted { id, offset: 0, len: 4 });
+        assert!(left[0].contains("Read") && left[0].contains(&"5".repeat(64)), "{left:?}");
+        assert!(bench.read(Ok(SpoolReply::Bytes(Bytes::from_static(b"abcd")))).is_empty());
+        let left = bench.media(|id| Event::Sent { id, status: 200 });
+        assert_eq!(starts(&left, "BYE sip:bob@203.0.113.1:5099 SIP/2.0\r\n").len(), 1, "{left:?}");
+        assert!(settles(&left, "Remove") && bench.is_over(), "{left:?}");
+        let left = bench.stored(Ok(Reply::Done));
+        assert!(left[0].contains("PeekDeferred"), "the user's next message: {left:?}");
+    }
+
+    #[test]
+    fn what_a_device_answers_decides_what_becomes_of_the_message() {
+        for (status, removed, told) in [
+            (486, false, false),
+            (480, false, false),
+            (503, false, false),
+            (488, true, true),
+            (603, true, true),
+            (415, true, true),
+        ] {
+            let (mut bench, left) = Bench::call(&["urn:uuid:1"]);
+            let left = bench.answer(&left[0], status, "", "");
+            assert_eq!(starts(&left, "ACK ").len(), 1, "{left:?}");
+            assert_eq!(settles(&left, "Remove"), removed, "{status}: {left:?}");
+            assert_eq!(settles(&left, "Retry"), !removed, "{status}: {left:?}");
+            let notices = starts(&left, "MESSAGE sip:alice@a.example ");
+            assert_eq!(notices.len(), usize::from(told), "{status}: {left:?}");
+            assert!(
+                notices.iter().all(|text| text.contains("<message-id>i1</message-id>") && text.contains("<failed/>"))
+            );
+            assert!(bench.is_over());
+        }
+    }
+
+    #[test]
+    fn the_same_goes_for_what_it_answers_over_msrp() {
+        for (status, removed) in [(408, false), (481, false), (413, true), (415, true), (403, true)] {
+            let (mut bench, left) = Bench::call(&["urn:uuid:1"]);
+            bench.take(&left[0]);
+            let left = bench.media(|id| Event::Sent { id, status });
+            assert_eq!(starts(&left, "BYE ").len(), 1, "{left:?}");
+            assert_eq!((settles(&left, "Remove"), settles(&left, "Retry")), (removed, !removed), "{status}: {left:?}");
+        }
+    }
+
+    #[test]
+    fn an_answer_that_cannot_be_used_is_acknowledged_and_ended() {
+        for (sdp, removed) in [
+            (answer_sdp("1000"), true),
+            (answer_sdp("1048576").replace("a=recvonly", "a=inactive"), false),
+            (answer_sdp("1048576").replace("message 7000", "message 0"), false),
+            ("nonsense".to_owned(), false),
+        ] {
+            let (mut bench, left) = Bench::call(&["urn:uuid:1"]);
+            let left = bench.answer(&left[0], 200, CONTACT, &sdp);
+            assert_eq!((starts(&left, "ACK ").len(), starts(&left, "BYE ").len()), (1, 1), "{left:?}");
+            assert_eq!((settles(&left, "Remove"), settles(&left, "Retry")), (removed, !removed), "{sdp}: {left:?}");
+            assert!(bench.is_over());
+        }
+    }
+
+    #[test]
+    fn of_two_devices_the_first_to_answer_gets_the_message() {
+        let (mut bench, invites) = Bench::call(&["urn:uuid:1", "urn:uuid:2"]);
+        assert_eq!(invites.len(), 2);
+        for (invite, id) in invites.iter().zip(["urn:uuid:1", "urn:uuid:2"]) {
+            assert!(invite.contains(&format!("Accept-Contact: *;+sip.instance=\"<{id}>\";require;explicit\r\n")));
+        }
+        bench.answer(&invites[0], 180, "", "");
+        let left = bench.take(&invites[1]);
+        assert_eq!((starts(&left, "ACK ").len(), starts(&left, "CANCEL ").len()), (1, 1), "{left:?}");
+        // The other one crossed the CANCEL.
+        let left = bench.take(&invites[0]);
+        assert_eq!((starts(&left, "ACK ").len(), starts(&left, "BYE ").len()), (1, 1), "{left:?}");
+        assert!(!bench.is_over());
+        let left = bench.media(|id| Event::Sent { id, status: 200 });
+        assert!(settles(&left, "Remove"), "{left:?}");
+    }
+
+    #[test]
+    fn one_device_that_refuses_for_good_does_not_speak_for_another() {
+        let (mut bench, invites) = Bench::call(&["urn:uuid:1", "urn:uuid:2"]);
+        let left = bench.answer(&invites[0], 488, "", "");
+        assert_eq!(left.len(), 1, "only its ACK: {left:?}");
+        let left = bench.answer(&invites[1], 486, "", "");
+        assert!(settles(&left, "Retry"), "{left:?}");
+    }
+
+    #[test]
+    fn silence_is_called_back_and_a_late_answer_ended() {
+        let (mut bench, left) = Bench::call(&["urn:uuid:1"]);
+        let invite = left[0].clone();
+        bench.answer(&invite, 180, "", "");
+        bench.seconds += 180;
+        let now = bench.now();
+        bench.core.handle_timeout(now);
+        let left = bench.left();
+        assert_eq!(starts(&left, "CANCEL ").len(), 1, "{left:?}");
+        assert!(settles(&left, "Retry") && bench.is_over(), "{left:?}");
+        let left = bench.take(&invite);
+        assert_eq!((starts(&left, "ACK ").len(), starts(&left, "BYE ").len()), (1, 1), "{left:?}");
+    }
+
+    #[test]
+    fn a_broken_transfer_is_ended_and_tried_again() {
+        use news::{Side, Why};
+        let (mut bench, left) = Bench::call(&["urn:uuid:1"]);
+        bench.take(&left[0]);
+        let left = bench.media(|id| Event::Lost { id, side: Side::Terminating, why: Why::Closed });
+        assert_eq!(starts(&left, "BYE ").len(), 1, "{left:?}");
+        assert!(settles(&left, "Retry") && bench.is_over(), "{left:?}");
+
+        let (mut bench, left) = Bench::call(&["urn:uuid:1"]);
+        bench.take(&left[0]);
+        bench.media(|id| Event::Wanted { id, offset: 0, len: 4 });
+        let left = bench.read(Ok(SpoolReply::Bytes(Bytes::from_static(b"abc"))));
+        assert!(settles(&left, "Retry") && bench.is_over(), "a file that is too short: {left:?}");
+    }
+
+    #[test]
+    fn a_device_that_hangs_up_is_answered_and_called_again_later() {
+        let (mut bench, left) = Bench::call(&["urn:uuid:1"]);
+        bench.take(&left[0]);
+        let line =
+            |name: &str| left[0].lines().find(|line| line.starts_with(name)).unwrap().split_once(": ").unwrap().1;
+        let request = |method: &str, tag: &str, cseq: u32| {
+            format!(
+                "{method} sip:192.0.2.1:5080 SIP/2.0\r\nVia: SIP/2.0/UDP 203.0.113.1;branch=z9hG4bK{method}{cseq}{tag}\r\n\
+                 Max-Forwards: 70\r\nFrom: {};tag={tag}\r\nTo: {}\r\nCall-ID: {}\r\nCSeq: {cseq} {method}\r\n\
+                 Content-Length: 0\r\n\r\n",
+                line("To"),
+                line("From"),
+                line("Call-ID")
+            )
+        };
+        let now = bench.now();
+        for (text, status) in [
+            (request("UPDATE", "theirs", 5), "SIP/2.0 200 "),
+            (request("UPDATE", "theirs", 4), "SIP/2.0 500 "),
+            (request("INVITE", "theirs", 6), "SIP/2.0 488 "),
+            (request("BYE", "foreign", 7), "SIP/2.0 481 "),
+        ] {
+            bench.core.handle_message(text.as_bytes(), datagram_from(CORE), now);
+            let left = bench.left();
+            assert_eq!(starts(&left, status).len(), 1, "{text}: {left:?}");
+        }
+        bench.core.handle_message(request("BYE", "theirs", 8).as_bytes(), datagram_from(CORE), now);
+        let left = bench.left();
+        assert_eq!((starts(&left, "SIP/2.0 200 ").len(), starts(&left, "BYE ").len()), (1, 0), "{left:?}");
+        assert!(settles(&left, "Retry") && bench.is_over(), "{left:?}");
+    }
+
+    #[test]
+    fn a_history_refers_to_the_file_and_hears_of_the_end() {
+        let mut bench = Bench::new(&["urn:uuid:1"], true);
+        bench.input(Input::SubscriberReady(Aor::from_canonical(BOB)));
+        let now = bench.now();
+        let ticket = Waiting::Delivery(SlotId::default()).ticket();
+        bench.core.handle_input(Input::Store { ticket, answer: Ok(Reply::Queue(vec![message()])) }, now);
+        match bench.core.poll_effect() {
+            Some(Effect::Store { command: Command::Keep { shelf: Shelf::History, object }, .. }) => {
+                let content = object.content.unwrap();
+                assert_eq!((content.spool, content.len, object.body_len), (None, LEN, LEN));
+                assert_eq!(&*object.imdn_message_id, "i1");
+            }
+            other => panic!("{other:?}"),
+        }
+        let left = bench.stored(Ok(Reply::Kept { id: MessageId(3), created: true }));
+        bench.take(&left[0]);
+        let left = bench.media(|id| Event::Sent { id, status: 200 });
+        assert!(left.iter().any(|text| text.contains("SetOutcome") && text.contains("Delivered")), "{left:?}");
+    }
+
+    #[test]
+    fn what_was_acknowledged_counts_for_the_same_device_and_the_same_message_alone() {
+        let (mut bench, left) = Bench::call(&["urn:uuid:1"]);
+        bench.take(&left[0]);
+        let id = SlotId::default();
+        let progress = |message, target: &str| Progress { message, target: target.as_bytes().into(), acknowledged: 9 };
+        for (progress, offset) in [
+            (progress(MessageId(0x77), "sip:bob@203.0.113.1:5099"), 9),
+            (progress(MessageId(0x77), "sip:bob@203.0.113.2:5099"), 0),
+            (progress(MessageId(0x78), "sip:bob@203.0.113.1:5099"), 0),
+        ] {
+            bench.core.deliveries.set_progress(id, Some(progress));
+            assert_eq!(bench.core.resume_point(id), offset);
+        }
+    }
 }

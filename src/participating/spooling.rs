@@ -7,6 +7,7 @@ use super::content::Facts;
 use super::core::{Core, CoreTimer};
 use super::effect::Effect;
 use super::facts::{self, LARGE_SERVICE, Originator, Service};
+use super::large::SpoolTask;
 use super::large_decide::Errand;
 use super::objects::object;
 use super::storage::{
@@ -50,7 +51,7 @@ pub(super) enum Ask {
     },
     /// A message will be missing in a history.
     HistoryLost,
-    /// A message that was to be kept was broken off by its sender.
+    /// A message that was to be kept ended with its session.
     BrokenOff,
 }
 
@@ -118,6 +119,11 @@ impl Spools {
         debug_assert!(known.is_none(), "a session has one errand");
     }
 
+    /// True if messages of this session are kept.
+    pub(super) fn knows(&self, session: SessionId) -> bool {
+        self.sessions.contains_key(&session)
+    }
+
     /// Takes part of a message, at its place from 0.
     pub(super) fn on_piece(&mut self, session: SessionId, offset: u64, bytes: Bytes) {
         let len = bytes.len();
@@ -165,8 +171,10 @@ impl Spools {
     pub(super) fn on_aborted(&mut self, session: SessionId) {
         let Some(known) = self.sessions.get_mut(&session) else { return };
         known.void = None;
-        if let Some(receiving) = known.receiving.take() {
-            self.drop_file(receiving);
+        if let Some(receiving) = known.receiving.take()
+            && self.files.remove(receiving).is_some()
+        {
+            self.asks.push_back(Ask::Discard(receiving));
         }
     }
 
@@ -174,8 +182,12 @@ impl Spools {
     /// message's own id lets the recipient tell.
     pub(super) fn end(&mut self, session: SessionId) {
         let receiving = self.sessions.remove(&session).and_then(|known| known.receiving);
-        if let Some(receiving) = receiving {
-            self.drop_file(receiving);
+        let Some(receiving) = receiving else { return };
+        if let Some(file) = self.files.remove(receiving) {
+            self.asks.push_back(Ask::Discard(receiving));
+            if file.errand != Errand::History {
+                self.asks.push_back(Ask::BrokenOff);
+            }
         }
     }
 
@@ -302,16 +314,6 @@ impl Spools {
             }
         }
     }
-
-    /// Lets go of a message that will not become whole.
-    fn drop_file(&mut self, id: SlotId) {
-        if let Some(file) = self.files.remove(id) {
-            self.asks.push_back(Ask::Discard(id));
-            if file.errand != Errand::History {
-                self.asks.push_back(Ask::BrokenOff);
-            }
-        }
-    }
 }
 
 /// The only place where a fault becomes an MSRP status. RFC 4975 §10.
@@ -335,40 +337,46 @@ const _: () = assert!(LARGE_SESSION_COUNT_MAX <= 1 << 16 && SHARD_COUNT_MAX <= 1
 const DISCARD_AGAIN: Duration = Duration::from_millis(200);
 
 impl<D: Directory> Core<D> {
-    /// The messages of an MSRP session are to be kept. `request` is the INVITE as received, `user` its recipient.
-    pub(super) fn begin_spool(&mut self, session: SessionId, errand: Errand, request: Bytes, user: Aor) {
-        self.spools.begin(session, errand, request, user);
-    }
-
-    /// The relay handed out part of a message.
-    pub(super) fn on_spool_piece(&mut self, session: SessionId, offset: u64, bytes: Bytes, now: Now) {
-        self.spools.on_piece(session, offset, bytes);
+    /// The relay handed out part of a session's message.
+    pub(super) fn on_spool_piece(&mut self, id: SlotId, media: SessionId, offset: u64, bytes: Bytes, now: Now) {
+        self.begin_spool(id, media);
+        self.spools.on_piece(media, offset, bytes);
         self.hear_spools(now);
     }
 
-    /// The relay handed out every byte of a message.
+    /// The relay handed out every byte of it.
     pub(super) fn on_spool_complete(
         &mut self,
-        session: SessionId,
+        id: SlotId,
+        media: SessionId,
         message_id: &[u8],
         content_type: &[u8],
         total: u64,
         now: Now,
     ) {
-        self.spools.on_complete(session, message_id, content_type, total);
+        self.begin_spool(id, media);
+        self.spools.on_complete(media, message_id, content_type, total);
         self.hear_spools(now);
     }
 
     /// What the relay handed out of a message is void.
-    pub(super) fn on_spool_aborted(&mut self, session: SessionId, now: Now) {
-        self.spools.on_aborted(session);
+    pub(super) fn on_spool_aborted(&mut self, media: SessionId, now: Now) {
+        self.spools.on_aborted(media);
         self.hear_spools(now);
     }
 
     /// The MSRP session is over, whether its messages were kept or not.
-    pub(super) fn end_spool(&mut self, session: SessionId, now: Now) {
-        self.spools.end(session);
+    pub(super) fn end_spool(&mut self, media: SessionId, now: Now) {
+        self.spools.end(media);
         self.hear_spools(now);
+    }
+
+    /// A session's first piece: from here on it is known what its messages are kept for.
+    fn begin_spool(&mut self, id: SlotId, media: SessionId) {
+        let task = self.large.sessions.get(id).and_then(|session| session.task.as_deref());
+        if let Some(SpoolTask { request, user, errand }) = task.filter(|_| !self.spools.knows(media)) {
+            self.spools.begin(media, *errand, request.clone(), user.clone());
+        }
     }
 
     /// The spool has answered for a file.
@@ -409,7 +417,6 @@ impl<D: Directory> Core<D> {
             self.metrics.count(Counter::HistoryRecorded);
             return;
         }
-        self.metrics.count(Counter::LargeKept);
         if let Some((message_id, date_time)) = notice {
             self.with_request(&request, |core, view| {
                 core.send_notice_of(Report::Stored, view, &message_id, &date_time, user.as_str(), now);
@@ -432,7 +439,10 @@ impl<D: Directory> Core<D> {
                     self.effects.push_back(Effect::Spool { ticket: Waiting::Discard(id).ticket(), command });
                 }
                 Ask::Written(session, len) => self.relay.written(session, len),
-                Ask::Committed(session, outcome) => self.relay.committed(session, outcome, now.at),
+                Ask::Committed(session, outcome) => {
+                    self.metrics.count(if outcome.is_ok() { Counter::LargeKept } else { Counter::LargeAborted });
+                    self.relay.committed(session, outcome, now.at);
+                }
                 Ask::Commit { id, file, head } => self.commit_spooled(id, file, &head, now),
                 Ask::HistoryLost => self.metrics.count(Counter::HistoryFailed),
                 Ask::BrokenOff => self.metrics.count(Counter::LargeAborted),
@@ -645,7 +655,7 @@ mod tests {
         spools.on_piece(SESSION, 0, Bytes::from_static(b"abc"));
         asks(&mut spools);
         spools.on_aborted(SESSION);
-        assert_eq!(asks(&mut spools), [Ask::Discard(FILE), Ask::BrokenOff]);
+        assert_eq!(asks(&mut spools), [Ask::Discard(FILE)]);
         spools.on_spool_answer(FILE, Ok(SpoolReply::Written(3)));
         assert_eq!(asks(&mut spools), [], "an answer to something that is gone");
         spools.on_piece(SESSION, 0, Bytes::from_static(b"abc"));
@@ -732,6 +742,8 @@ mod tests {
         use crate::testing::directory::MapDirectory;
         use crate::testing::scene::{after, core, device, settings};
 
+        /// The session in large message mode: only its first piece would ask for it.
+        const NOBODY: SlotId = SlotId { slot: 0, generation: 0 };
         const BOB: &str = "sip:bob@home.example";
         const HEAD: &str = "From: <sip:alice@a.example>\r\nNS: imdn <urn:ietf:params:imdn>\r\nimdn.Message-ID: i1\r\n\
             DateTime: 2026-01-01T00:00:00Z\r\nimdn.Disposition-Notification: negative-delivery, processing\r\n\r\n\
@@ -754,14 +766,14 @@ mod tests {
             let directory = MapDirectory::default();
             directory.publish(BOB, Subscriber { devices: devices.into(), ..Subscriber::default() });
             let mut core = core(settings(0, 1), 0, directory, 1, now());
-            core.begin_spool(SESSION, errand, invite(), Aor::from_canonical(BOB));
+            core.spools.begin(SESSION, errand, invite(), Aor::from_canonical(BOB));
             core
         }
 
         /// Lets the message through up to the command to the store.
         fn command(core: &mut Core<MapDirectory>) -> (SlotId, Command) {
-            core.on_spool_piece(SESSION, 0, Bytes::from_static(HEAD.as_bytes()), now());
-            core.on_spool_complete(SESSION, b"m1", b"message/cpim", HEAD.len() as u64, now());
+            core.on_spool_piece(NOBODY, SESSION, 0, Bytes::from_static(HEAD.as_bytes()), now());
+            core.on_spool_complete(NOBODY, SESSION, b"m1", b"message/cpim", HEAD.len() as u64, now());
             let id = SlotId { slot: 0, generation: 0 };
             let spooled: Vec<_> = std::iter::from_fn(|| core.poll_effect()).collect();
             assert_eq!(spooled.len(), 3, "{spooled:?}");
