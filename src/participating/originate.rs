@@ -548,13 +548,11 @@ fn feature_of(service: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::id::{Aor, ShardId};
+    use crate::base::id::Aor;
     use crate::participating::input::Input;
     use crate::participating::preferences::{DeviceSelection, Profile};
-    use crate::participating::storage::{Command, Reply, Settlement, Shelf};
+    use crate::participating::storage::{Command, Reply, Shelf};
     use crate::participating::subscriber::Subscriber;
-    use crate::participating::transactions::OwnBranch;
-    use crate::sip::scan::Scan;
     use crate::testing::directory::MapDirectory;
     use crate::testing::scene::{CORE, after, core, datagram_from, device, settings};
     use std::sync::Arc;
