@@ -194,6 +194,16 @@ struct Paths {
 }
 
 impl SeenPaths {
+    /// Remembers the paths of a head, or that it had none that were good.
+    ///
+    /// RFC 4975 §5.1.
+    pub fn keep(&mut self, head: &Head<'_>) {
+        if !head.paths_repeat {
+            let paths = if head.kind.is_response() { &mut self.response } else { &mut self.request };
+            paths.keep(head);
+        }
+    }
+
     /// Gives the memory back; the next paths repeat nothing.
     ///
     /// RFC 4975 §5.1.
@@ -217,10 +227,10 @@ impl SeenPaths {
 }
 
 impl Paths {
-    /// Keeps the paths of a head, or that it had none. Very long ones are not worth their memory.
+    /// Very long paths are not worth their memory.
     fn keep(&mut self, head: &Head<'_>) {
         self.lines.clear();
-        if head.paths.is_empty() || head.paths.len() > PATH_LINES_KEPT_LEN_MAX {
+        if head.fault.is_some() || head.paths.len() > PATH_LINES_KEPT_LEN_MAX {
             return;
         }
         self.lines.reserve_exact(head.paths.len());
@@ -233,10 +243,10 @@ impl Paths {
     }
 }
 
-/// Reads the head at the beginning of `bytes`.
+/// Reads the head at the beginning of `bytes`. Whoever takes it tells [`SeenPaths::keep`].
 ///
 /// RFC 4975 §9.
-pub fn read<'a>(bytes: &'a [u8], seen: &mut SeenPaths) -> Step<'a> {
+pub fn read<'a>(bytes: &'a [u8], seen: &SeenPaths) -> Step<'a> {
     let window = &bytes[..bytes.len().min(WINDOW_LEN)];
     let short = if window.len() < WINDOW_LEN { Step::Short } else { Step::Fault(FramingFault::HeadTooLong) };
     let start = match StartLine::read(window) {
@@ -244,7 +254,7 @@ pub fn read<'a>(bytes: &'a [u8], seen: &mut SeenPaths) -> Step<'a> {
         Ok(None) => return short,
         Err(fault) => return Step::Fault(fault),
     };
-    let seen = if start.kind.is_response() { &mut seen.response } else { &mut seen.request };
+    let seen = if start.kind.is_response() { &seen.response } else { &seen.request };
     let mut reader = Reader { window, at: start.len, fields: Fields::default() };
     let mut head = Head {
         bytes: window,
@@ -285,21 +295,49 @@ pub fn read<'a>(bytes: &'a [u8], seen: &mut SeenPaths) -> Step<'a> {
     head.bytes = &window[..head_end];
     head.rest = &window[start.len + head.paths.len()..end];
     head.has_body = terminator.is_none();
-    let message_id_is_missing = head.kind == Kind::Send && head.message_id.is_none();
-    if reader.fields.count < 2 || head.paths.is_empty() {
-        head.fault = head.fault.or(Some(HeadFault::PathOrder));
+    if head.paths.is_empty() {
+        fail(&mut head, HeadFault::PathOrder);
     }
-    if message_id_is_missing {
-        head.fault = head.fault.or(Some(HeadFault::MissingMessageId));
-    }
-    if !head.paths_repeat {
-        seen.keep(&head);
+    if head.kind == Kind::Send && head.message_id.is_none() {
+        fail(&mut head, HeadFault::MissingMessageId);
     }
     let len = match terminator {
         Some(_) => end + END_LINE_MARK.len() + head.transaction_id.len() + 3,
         None => head_end,
     };
     Step::Whole { head, len, end: terminator }
+}
+
+/// Whether [`read`] has an answer other than that the head goes on. `checked` is how far that was looked at before, from
+/// 0; a head that comes byte by byte is so looked at once, not once a byte.
+pub(super) fn is_decided(bytes: &[u8], checked: &mut usize) -> bool {
+    if bytes.len() >= WINDOW_LEN {
+        return true;
+    }
+    if *checked == 0 {
+        match StartLine::read(bytes) {
+            Ok(Some(start)) => *checked = start.len,
+            Ok(None) => return false,
+            Err(_) => return true,
+        }
+    }
+    let after = &bytes[PROTOCOL.len()..];
+    let transaction_id = &after[..memchr::memchr(b' ', after).unwrap_or(0)];
+    loop {
+        match bytes[*checked..] {
+            [b'\r', b'\n', ..] => return true,
+            [b'-', ..] => match end_line_at(&bytes[*checked..], transaction_id) {
+                EndLine::Whole(_) => return true,
+                EndLine::Short => return false,
+                EndLine::No => {}
+            },
+            _ => {}
+        }
+        match line_end(bytes, *checked, &mut None) {
+            Some(end) => *checked = end + 2,
+            None => return false,
+        }
+    }
 }
 
 /// `MSRP <transaction-id> <method or code and comment>`.
@@ -349,6 +387,8 @@ fn kind_of(text: &[u8]) -> Option<Kind> {
 #[derive(Default)]
 struct Fields {
     count: usize,
+    /// Paths that stood where they must.
+    path_count: usize,
     once: u16,
 }
 
@@ -381,7 +421,7 @@ impl<'a> Reader<'a> {
             self.at = end + 2;
             self.field(line, head);
             self.fields.count += 1;
-            if self.fields.count == 2 && !head.paths_repeat && self.fields.once == TO_PATH | FROM_PATH {
+            if self.fields.count == 2 && self.fields.path_count == 2 {
                 head.paths = &self.window[paths_start..self.at];
                 self.check_paths(head);
             }
@@ -410,6 +450,9 @@ impl<'a> Reader<'a> {
         self.fields.once |= bit;
         if !is_expected {
             fail(head, HeadFault::PathOrder);
+        }
+        if bit & (TO_PATH | FROM_PATH) != 0 {
+            self.fields.path_count += usize::from(is_expected);
         }
         match bit {
             TO_PATH => head.to_path = value,
@@ -462,15 +505,15 @@ fn fail(head: &mut Head<'_>, fault: HeadFault) {
 
 /// A field this file knows, and its value.
 fn known(line: &[u8]) -> Option<(u16, &[u8])> {
-    let (name_len, name, bit): (usize, &[u8], u16) = match (line.first()? | 0x20, line.len()) {
-        (b't', _) => (7, b"To-Path", TO_PATH),
-        (b'm', _) => (10, b"Message-ID", MESSAGE_ID),
-        (b'b', _) => (10, b"Byte-Range", BYTE_RANGE),
-        (b'c', _) => (12, b"Content-Type", CONTENT_TYPE),
-        (b'f', _) if line.get(9) == Some(&b':') => (9, b"From-Path", FROM_PATH),
-        (b'f', _) => (14, b"Failure-Report", FAILURE_REPORT),
-        (b's', _) if line.get(6) == Some(&b':') => (6, b"Status", STATUS),
-        (b's', _) => (14, b"Success-Report", SUCCESS_REPORT),
+    let (name_len, name, bit): (usize, &[u8], u16) = match line.first()? | 0x20 {
+        b't' => (7, b"To-Path", TO_PATH),
+        b'm' => (10, b"Message-ID", MESSAGE_ID),
+        b'b' => (10, b"Byte-Range", BYTE_RANGE),
+        b'c' => (12, b"Content-Type", CONTENT_TYPE),
+        b'f' if line.get(9) == Some(&b':') => (9, b"From-Path", FROM_PATH),
+        b'f' => (14, b"Failure-Report", FAILURE_REPORT),
+        b's' if line.get(6) == Some(&b':') => (6, b"Status", STATUS),
+        b's' => (14, b"Success-Report", SUCCESS_REPORT),
         _ => return None,
     };
     if line.get(name_len) != Some(&b':') || !line[..name_len].eq_ignore_ascii_case(name) {
@@ -574,3 +617,280 @@ const SUCCESS_REPORT: u16 = 1 << 6;
 const STATUS: u16 = 1 << 7;
 
 const _: () = assert!(WINDOW_LEN < u16::MAX as usize);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATHS: &str = "To-Path: msrp://relay.example:20855/p1;tcp msrp://b.example:7/sb;tcp\r\n\
+                         From-Path: msrp://a.example:9/sa;tcp\r\n";
+
+    fn whole(text: &str) -> Head<'_> {
+        match read(text.as_bytes(), &SeenPaths::default()) {
+            Step::Whole { head, len, .. } => {
+                assert!(len <= text.len());
+                head
+            }
+            other => panic!("{text:?}: {other:?}"),
+        }
+    }
+
+    /// A SEND with these lines behind its paths and an empty body.
+    fn send(fields: &str) -> String {
+        format!("MSRP d93kswow SEND\r\n{PATHS}{fields}\r\n")
+    }
+
+    fn fault(fields: &str) -> Option<HeadFault> {
+        whole(&send(fields)).fault
+    }
+
+    #[test]
+    fn a_send_is_taken_apart() {
+        let text = send(
+            "Message-ID: 12339sdqwer\r\nByte-Range: 1-25/25\r\nFailure-Report: Partial\r\nSUCCESS-REPORT:YES\r\n\
+             X-Other: kept\r\nContent-Type: message/cpim\r\n",
+        );
+        let head = whole(&text);
+        assert_eq!((head.kind, head.transaction_id, head.fault), (Kind::Send, &b"d93kswow"[..], None));
+        assert_eq!(head.bytes, text.as_bytes());
+        assert_eq!(head.paths, PATHS.as_bytes());
+        assert_eq!(head.to_path, b"msrp://relay.example:20855/p1;tcp msrp://b.example:7/sb;tcp");
+        assert_eq!(head.from_path, b"msrp://a.example:9/sa;tcp");
+        assert_eq!(head.message_id, Some(&b"12339sdqwer"[..]));
+        assert_eq!(head.byte_range, ByteRange { start: 1, end: Some(25), total: Some(25) });
+        assert_eq!(head.byte_range_text, Some(&b"1-25/25"[..]));
+        assert_eq!(head.content_type, Some(&b"message/cpim"[..]));
+        assert_eq!((head.failure_report, head.success_report), (FailureReport::Partial, true));
+        assert!(head.has_body);
+        assert!(head.rest.starts_with(b"Message-ID") && head.rest.ends_with(b"message/cpim\r\n"));
+    }
+
+    #[test]
+    fn a_chunk_without_a_body_ends_right_behind_its_head() {
+        let text = format!("MSRP d93kswow SEND\r\n{PATHS}Message-ID: 1\r\n-------d93kswow+\r\nMSRP ");
+        match read(text.as_bytes(), &SeenPaths::default()) {
+            Step::Whole { head, len, end } => {
+                assert!(!head.has_body && head.fault.is_none());
+                assert_eq!((end, len), (Some(Flag::More), text.len() - 5));
+                assert!(head.bytes.ends_with(b"Message-ID: 1\r\n") && head.rest == b"Message-ID: 1\r\n");
+                assert_eq!((head.byte_range, head.byte_range_text), (ByteRange::WHOLE, None));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn responses_come_with_and_without_a_comment() {
+        for (line, status) in [("200 OK", 200), ("481", 481), ("413 ", 413), ("506 Bound: \u{e9}l\u{e8}ve", 506)] {
+            let text = format!("MSRP d93kswow {line}\r\n{PATHS}-------d93kswow$\r\n");
+            let head = whole(&text);
+            assert_eq!((head.kind, head.fault, head.has_body), (Kind::Response(status), None, false), "{line}");
+            assert!(head.kind.is_response());
+        }
+    }
+
+    #[test]
+    fn methods_are_known_or_not() {
+        for (method, kind) in [
+            ("SEND", Kind::Send),
+            ("REPORT", Kind::Report),
+            ("AUTH", Kind::Auth),
+            ("NICKNAME", Kind::Nickname),
+            ("FETCH", Kind::Unknown),
+            ("send", Kind::Unknown),
+        ] {
+            let text = format!("MSRP d93kswow {method}\r\n{PATHS}-------d93kswow$\r\n");
+            assert_eq!(whole(&text).kind, kind);
+        }
+    }
+
+    #[test]
+    fn start_lines_of_other_protocols_lose_the_place() {
+        for line in [
+            "GET / HTTP/1.1",
+            "msrp d93kswow SEND",
+            "MSRP  d93kswow SEND",
+            "MSRP abc SEND",
+            "MSRP -bcd SEND",
+            "MSRP ab_d SEND",
+            "MSRP abcdefghijklmnopqrstuvwxyz0123456 SEND",
+            "MSRP d93kswow",
+            "MSRP d93kswow ",
+            "MSRP d93kswow  SEND",
+            "MSRP d93kswow SEND now",
+            "MSRP d93kswow SE-ND",
+            "MSRP d93kswow 20",
+            "MSRP d93kswow 2000",
+            "MSRP d93kswow 200OK",
+            "",
+        ] {
+            let text = format!("{line}\r\n{PATHS}-------d93kswow$\r\n");
+            let step = read(text.as_bytes(), &SeenPaths::default());
+            assert_eq!(step, Step::Fault(FramingFault::BadStartLine), "{line}");
+        }
+        for id in ["a.-+%=", "ABCD", "abcdefghijklmnopqrstuvwxyz012345"] {
+            let text = format!("MSRP {id} SEND\r\n{PATHS}Message-ID: 1\r\n-------{id}$\r\n");
+            assert_eq!((whole(&text).transaction_id, whole(&text).fault), (id.as_bytes(), None));
+        }
+    }
+
+    #[test]
+    fn a_head_in_pieces_is_short_at_every_place() {
+        let texts = [
+            send("Message-ID: 1\r\nContent-Type: text/plain\r\n"),
+            format!("MSRP d93kswow 200 OK\r\n{PATHS}-------d93kswow$\r\n"),
+        ];
+        for text in texts {
+            for len in 0..text.len() {
+                let step = read(&text.as_bytes()[..len], &SeenPaths::default());
+                assert_eq!(step, Step::Short, "{len} bytes of {text:?}");
+                assert!(!is_decided(&text.as_bytes()[..len], &mut 0));
+            }
+            assert!(is_decided(text.as_bytes(), &mut 0));
+        }
+    }
+
+    #[test]
+    fn paths_stand_first_and_in_order() {
+        let (to, from) = PATHS.split_once("\r\n").unwrap();
+        for (lines, to_is_there, from_is_there) in [
+            (format!("{from}{to}\r\n"), true, true),
+            (format!("X: y\r\n{to}\r\n{from}"), true, true),
+            (format!("{to}\r\nX: y\r\n{from}"), true, true),
+            (format!("{to}\r\n"), true, false),
+            (from.to_owned(), false, true),
+            (String::new(), false, false),
+        ] {
+            let text = format!("MSRP d93kswow SEND\r\n{lines}Message-ID: 1\r\n\r\n");
+            let head = whole(&text);
+            assert_eq!((head.fault, head.paths), (Some(HeadFault::PathOrder), &b""[..]), "{lines}");
+            assert_eq!((!head.to_path.is_empty(), !head.from_path.is_empty()), (to_is_there, from_is_there), "{lines}");
+            assert!(head.rest.ends_with(b"Message-ID: 1\r\n") && head.rest.starts_with(lines.as_bytes()));
+        }
+    }
+
+    #[test]
+    fn paths_hold_msrp_uris_and_not_too_many() {
+        let head = |to: &str, from: &str| {
+            let text = format!("MSRP d93kswow SEND\r\nTo-Path: {to}\r\nFrom-Path: {from}\r\nMessage-ID: 1\r\n\r\n");
+            whole(&text).fault
+        };
+        let uri = "msrp://a.example:9/sa;tcp";
+        let path = |count| vec![uri; count].join(" ");
+        assert_eq!(head(uri, uri), None);
+        assert_eq!(head(&path(MSRP_PATH_COUNT_MAX), &path(MSRP_PATH_COUNT_MAX)), None);
+        assert_eq!(head(uri, &path(MSRP_PATH_COUNT_MAX + 1)), Some(HeadFault::PathTooLong));
+        assert_eq!(head(&path(100), uri), Some(HeadFault::PathTooLong));
+        assert!(HeadFault::PathTooLong.closes() && !HeadFault::BadPath.closes());
+        for bad in ["", "sip:bob@example", "msrp://a.example:9/sa", "msrp://a;tcp,msrp://b;tcp \t"] {
+            assert_eq!(head(bad, uri), Some(HeadFault::BadPath), "{bad:?}");
+            assert_eq!(head(uri, bad), Some(HeadFault::BadPath), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_fields_is_named() {
+        assert_eq!(fault("Message-ID: 1\r\n"), None);
+        assert_eq!(fault("message-id:1\r\nBYTE-RANGE:\t1-*/*  \r\n"), None);
+        assert_eq!(fault(""), Some(HeadFault::MissingMessageId));
+        assert_eq!(fault("Message-ID:\r\n"), Some(HeadFault::BadField));
+        assert_eq!(fault("Message-ID: 1\r\nByte-Range: 0-1/1\r\n"), Some(HeadFault::BadByteRange));
+        assert_eq!(fault("Message-ID: 1\r\nByte-Range: 5-3/9\r\n"), Some(HeadFault::BadByteRange));
+        assert_eq!(fault("Message-ID: 1\r\nMessage-ID: 1\r\n"), Some(HeadFault::Duplicate));
+        assert_eq!(fault("Message-ID: 1\r\nByte-Range: 1-*/*\r\nbyte-range: 1-*/*\r\n"), Some(HeadFault::Duplicate));
+        assert_eq!(fault("Message-ID: 1\r\nTo-Path: msrp://x:1/y;tcp\r\n"), Some(HeadFault::Duplicate));
+        assert_eq!(fault("Message-ID: 1\r\nFrom-Path: msrp://x:1/y;tcp\r\n"), Some(HeadFault::Duplicate));
+        assert_eq!(fault("Message-ID: 1\r\nX-A: 1\r\nX-A: 2\r\n"), None, "unknown fields may repeat");
+        assert_eq!(fault("Message-ID: 1\r\nFailure-Report: maybe\r\n"), Some(HeadFault::BadField));
+        assert_eq!(fault("Message-ID: 1\r\nSuccess-Report: partial\r\n"), Some(HeadFault::BadField));
+        assert_eq!(fault("Message-ID: 1\r\nno field at all\r\n"), Some(HeadFault::BadField));
+        assert_eq!(fault("Message-ID: 1\r\n: value\r\n"), Some(HeadFault::BadField));
+        assert_eq!(fault("Message-ID: 1\r\nA B: value\r\n"), Some(HeadFault::BadField));
+        assert_eq!(fault("Message-ID: 1\r\nX: a\nb\r\n"), Some(HeadFault::BadField), "LF alone ends no line");
+        assert_eq!(fault("Message-ID: 1\r\nX: a\rTo-Path: b\r\n"), Some(HeadFault::BadField), "CR alone ends no line");
+        assert_eq!(fault("Message-ID: 1\r\n-------other: x\r\n-------d93kswow$: x\r\n"), None);
+        assert_eq!(fault("Message-ID: 1\r\n-------d93kswow!\r\n"), Some(HeadFault::BadField));
+    }
+
+    #[test]
+    fn reports_tell_their_status() {
+        for (value, status, fault) in [
+            ("000 200 OK", Some(200), None),
+            ("000 408", Some(408), None),
+            ("001 200 OK", None, None),
+            ("000", None, Some(HeadFault::BadField)),
+            ("000 20", None, Some(HeadFault::BadField)),
+            ("0000200", None, Some(HeadFault::BadField)),
+            ("000 2000", None, Some(HeadFault::BadField)),
+            ("abc 200", None, Some(HeadFault::BadField)),
+        ] {
+            let text = format!(
+                "MSRP d93kswow REPORT\r\n{PATHS}Message-ID: 1\r\nByte-Range: 1-5/5\r\nStatus: {value}\r\n-------d93kswow$\r\n"
+            );
+            assert_eq!((whole(&text).report_status, whole(&text).fault), (status, fault), "{value}");
+        }
+        let text = format!("MSRP d93kswow REPORT\r\n{PATHS}-------d93kswow$\r\n");
+        assert_eq!(whole(&text).fault, None, "only a SEND has to name its message");
+    }
+
+    #[test]
+    fn an_endless_head_is_refused_at_the_same_length_however_it_ends() {
+        let fill = |len: usize| format!("X: {}\r\n", "y".repeat(len - 5));
+        let base = send("Message-ID: 1\r\n").len();
+        let fits = send(&format!("Message-ID: 1\r\n{}", fill(MSRP_HEAD_LEN_MAX - base)));
+        assert_eq!(whole(&fits).bytes.len(), MSRP_HEAD_LEN_MAX);
+        let over = send(&format!("Message-ID: 1\r\n{}", fill(MSRP_HEAD_LEN_MAX - base + 1)));
+        let endless = format!("MSRP d93kswow SEND\r\n{PATHS}{}", fill(2 * MSRP_HEAD_LEN_MAX));
+        let comment = format!("MSRP d93kswow 200 {}", "y".repeat(2 * MSRP_HEAD_LEN_MAX));
+        for text in [over, endless, comment] {
+            let step = read(text.as_bytes(), &SeenPaths::default());
+            assert_eq!(step, Step::Fault(FramingFault::HeadTooLong));
+            assert!(is_decided(text.as_bytes(), &mut 0) || text.len() < WINDOW_LEN);
+        }
+    }
+
+    fn repeats(seen: &mut SeenPaths, text: &str) -> bool {
+        let Step::Whole { head, .. } = read(text.as_bytes(), seen) else { panic!("{text:?} is whole") };
+        let fresh = whole(text);
+        assert_eq!(Head { paths_repeat: false, ..head }, fresh, "a repetition changes nothing else");
+        seen.keep(&head);
+        head.paths_repeat
+    }
+
+    #[test]
+    fn paths_repeat_within_their_class() {
+        let mut seen = SeenPaths::default();
+        let request = send("Message-ID: 1\r\n");
+        let response = format!("MSRP d93kswow 200 OK\r\n{PATHS}-------d93kswow$\r\n");
+        let other = request.replace("/sa", "/sz");
+        assert!(!repeats(&mut seen, &request));
+        assert!(!repeats(&mut seen, &response), "a class of its own");
+        assert!(repeats(&mut seen, &request) && repeats(&mut seen, &response));
+        assert!(repeats(&mut seen, &request.replace("d93kswow", "anotherone")));
+        assert!(!repeats(&mut seen, &other));
+        assert!(!repeats(&mut seen, &request), "only the last paths count");
+        assert!(repeats(&mut seen, &request) && repeats(&mut seen, &response));
+        seen.forget();
+        assert!(seen.is_empty() && !repeats(&mut seen, &request) && !seen.is_empty());
+    }
+
+    #[test]
+    fn bad_paths_never_count_as_seen() {
+        let mut seen = SeenPaths::default();
+        let good = send("Message-ID: 1\r\n");
+        for bad in [good.replace("msrp://a", "sip://a"), good.replace("From-Path", "Fram-Path")] {
+            assert!(!repeats(&mut seen, &good));
+            assert!(!repeats(&mut seen, &bad));
+            assert!(!repeats(&mut seen, &bad), "it is judged again");
+        }
+        let long = good.replace("/sa;", &format!("/{};", "s".repeat(PATH_LINES_KEPT_LEN_MAX)));
+        assert!(!repeats(&mut seen, &long) && !repeats(&mut seen, &long));
+    }
+
+    #[test]
+    fn a_second_path_behind_repeated_ones_is_a_fault() {
+        let mut seen = SeenPaths::default();
+        assert!(!repeats(&mut seen, &send("Message-ID: 1\r\n")));
+        assert!(repeats(&mut seen, &send("Message-ID: 1\r\nTo-Path: msrp://x:1/y;tcp\r\n")));
+    }
+}

@@ -72,6 +72,11 @@ impl Relay {
     /// Source: the message to send. RFC 4975 §7.1.
     pub fn submit(&mut self, _id: SessionId, _message: SourceMessage<'_>, _now: Instant) {}
 
+    /// Source: how many bytes, from the beginning of the message, the receiver has acknowledged without a gap. RFC 4975 §7.2.
+    pub fn acknowledged(&self, _id: SessionId) -> u64 {
+        0
+    }
+
     /// Source: the bytes that [`Event::Wanted`] asked for. RFC 4975 §7.1.
     pub fn supply(&mut self, _id: SessionId, _bytes: Bytes, _now: Instant) {}
 

@@ -194,3 +194,137 @@ fn code_and_comment(out: &mut Vec<u8>, status: u16) {
     }
     out.extend_from_slice(b"\r\n");
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::msrp::head::{SeenPaths, Step, read};
+
+    fn lines() -> Vec<u8> {
+        let mut out = Vec::new();
+        let to = Path { first: b"msrp://b:7/sb;tcp", rest: b"" };
+        path_lines(&mut out, to, Path { first: b"msrp://p:2/p2;tcp", rest: b"msrp://a:9/sa;tcp" });
+        out
+    }
+
+    fn whole(bytes: &[u8]) -> (Head<'_>, Option<Flag>) {
+        match read(bytes, &SeenPaths::default()) {
+            Step::Whole { head, len, end } => {
+                assert_eq!((head.fault, len), (None, bytes.len()));
+                (head, end)
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn paths_are_put_together_with_one_blank() {
+        assert_eq!(
+            lines(),
+            b"To-Path: msrp://b:7/sb;tcp\r\nFrom-Path: msrp://p:2/p2;tcp msrp://a:9/sa;tcp\r\n".to_vec()
+        );
+        let mut out = Vec::new();
+        path_lines(&mut out, Path { first: b"", rest: b"msrp://b:7/sb;tcp" }, Path::default());
+        assert_eq!(out, b"To-Path: msrp://b:7/sb;tcp\r\nFrom-Path: \r\n".to_vec());
+    }
+
+    #[test]
+    fn responses_are_written_with_the_comment_of_their_code() {
+        let mut out = Vec::new();
+        response(&mut out, b"d93kswow", 200, &lines());
+        assert!(out.starts_with(b"MSRP d93kswow 200 OK\r\nTo-Path: ") && out.ends_with(b"\r\n-------d93kswow$\r\n"));
+        assert_eq!(whole(&out).0.kind, Kind::Response(200));
+        out.clear();
+        response(&mut out, b"d93kswow", 299, &lines());
+        assert!(out.starts_with(b"MSRP d93kswow 299\r\n"));
+        assert_eq!(whole(&out).0.kind, Kind::Response(299));
+    }
+
+    #[test]
+    fn reports_are_written_and_read_back() {
+        let range = ByteRange { start: 1, end: Some(100), total: Some(200) };
+        let mut out = Vec::new();
+        let own = Report {
+            transaction_id: b"r3port00",
+            path_lines: &lines(),
+            message_id: b"12339sdqwer",
+            byte_range: range,
+            status: 408,
+        };
+        report(&mut out, &own);
+        let (head, end) = whole(&out);
+        assert_eq!((head.kind, head.report_status, end), (Kind::Report, Some(408), Some(Flag::End)));
+        assert_eq!((head.message_id, head.byte_range), (Some(&b"12339sdqwer"[..]), range));
+        assert!(out.windows(23).any(|part| part == b"Status: 000 408 Timeout"));
+    }
+
+    #[test]
+    fn sends_of_our_own_are_written_and_read_back() {
+        let paths = lines();
+        for content_type in [None, Some(&b"message/cpim"[..])] {
+            for failure_report in [FailureReport::Yes, FailureReport::Partial, FailureReport::No] {
+                for success_report in [false, true] {
+                    let own = Send {
+                        transaction_id: b"s3nd0000",
+                        path_lines: &paths,
+                        message_id: b"m1",
+                        byte_range: ByteRange { start: 5, end: None, total: Some(9) },
+                        failure_report,
+                        success_report,
+                        content_type,
+                    };
+                    let mut out = Vec::new();
+                    send_head(&mut out, &own);
+                    if content_type.is_none() {
+                        end_line(&mut out, b"s3nd0000", Flag::More);
+                    }
+                    let (head, end) = whole(&out);
+                    assert_eq!((head.kind, head.has_body, end.is_none()), (Kind::Send, end.is_none(), end.is_none()));
+                    assert_eq!((head.failure_report, head.success_report), (failure_report, success_report));
+                    assert_eq!((head.content_type, head.byte_range), (content_type, own.byte_range));
+                    assert_eq!((head.message_id, head.paths), (Some(&b"m1"[..]), &paths[..]));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_forwarded_head_keeps_all_fields_but_paths_and_range() {
+        let paths = lines();
+        for (fields, body) in [
+            ("Message-ID: m1\r\nX-A: 1\r\nByte-Range: 1-5/5\r\nSuccess-Report: yes\r\nContent-Type: a/b\r\n", true),
+            ("Message-ID: m1\r\nX-A: 1\r\n", true),
+            ("Message-ID: m1\r\nX-A: 1\r\nByte-Range: 1-*/*\r\n", false),
+        ] {
+            let end = if body { "\r\n" } else { "-------0ld1d$\r\n" };
+            let text = format!(
+                "MSRP 0ld1d SEND\r\nTo-Path: msrp://p:2/p1;tcp msrp://b:7/sb;tcp\r\nFrom-Path: msrp://a:9/sa;tcp\r\n{fields}{end}"
+            );
+            let (head, flag) = whole(text.as_bytes());
+            let range = ByteRange { start: 3, end: None, total: Some(5) };
+            for given in [None, Some(range)] {
+                let mut out = Vec::new();
+                forward_head(&mut out, &head, b"n3w1d000", &paths, given);
+                if let Some(flag) = flag {
+                    end_line(&mut out, b"n3w1d000", flag);
+                }
+                let (after, _) = whole(&out);
+                assert_eq!(after.byte_range, given.unwrap_or(head.byte_range));
+                assert_eq!((after.paths, after.transaction_id), (&paths[..], &b"n3w1d000"[..]));
+                assert_eq!((after.message_id, after.content_type), (head.message_id, head.content_type));
+                assert_eq!((after.success_report, after.has_body), (head.success_report, body));
+                assert!(String::from_utf8_lossy(after.rest).contains("X-A: 1\r\n"));
+                if given.is_none() {
+                    assert_eq!(after.rest, head.rest);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_stands_behind_a_body_begins_with_a_line_end() {
+        let mut out = b"body".to_vec();
+        end_line_after_body(&mut out, b"d93kswow", Flag::Abort);
+        assert_eq!(out, b"body\r\n-------d93kswow#\r\n".to_vec());
+    }
+}

@@ -208,7 +208,7 @@ impl<D: Directory> Core<D> {
         self.large.sessions.get_mut(id)?.setup.as_mut()?.forks.get_mut(usize::from(fork))
     }
 
-    fn draw_call_id(&mut self, host: &str, text: &mut Vec<u8>) -> u64 {
+    pub(super) fn draw_call_id(&mut self, host: &str, text: &mut Vec<u8>) -> u64 {
         loop {
             let number = self.rng.next_u64().max(1);
             text.clear();
@@ -281,7 +281,7 @@ impl<D: Directory> Core<D> {
     }
 
     /// Where a URI of a leg leads.
-    fn leg_hop(&self, uri: &Uri<'_>, now: Now) -> Hop {
+    pub(super) fn leg_hop(&self, uri: &Uri<'_>, now: Now) -> Hop {
         let core = &self.settings.core;
         if uri.scheme == Scheme::Sip && uri.port.is_none() && uri.host.eq_ignore_ascii_case(core.host.as_bytes()) {
             return Hop::Known(core.hop);
@@ -741,7 +741,7 @@ impl<D: Directory> Core<D> {
 
     /// Acknowledges a 2xx and ends its dialog at once: it came too late, or its answer is of no use. Nothing has to be
     /// remembered for that, so each repetition is treated alike. RFC 3261 §13.2.2.4.
-    fn refuse_answer(&mut self, response: &Message<'_>, now: Now) {
+    pub(super) fn refuse_answer(&mut self, response: &Message<'_>, now: Now) {
         let Some(tag) = response.value(Name::From).and_then(address::tag) else { return };
         let Some(target) = response.address(Name::To).map(|to| to.uri) else { return };
         let Ok(dialog) = Dialog::client(response, tag, target) else { return };
@@ -856,15 +856,11 @@ impl<D: Directory> Core<D> {
         }
         let media = session.media.take();
         let change = session.change.take();
-        let has_task = session.task.is_some();
         self.owe_ack(id);
         if let Some(change) = change {
             self.with_request(&change.request, |core, message| {
                 core.respond(change.server, message, 487, "Request Terminated", "", now);
             });
-        }
-        if has_task {
-            self.abandon_spool(id, now);
         }
         if let Some(media) = media {
             self.end_media(media, now);

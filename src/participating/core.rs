@@ -9,9 +9,11 @@ use super::facts;
 use super::input::{ControlAnswer, ControlCommand, Input, Source, Transport};
 use super::large::Large;
 use super::media::MediaOwner;
+use super::originate::origination_tag;
 use super::pager::{Job, Stage};
 use super::registration::registration;
 use super::settings::Settings;
+use super::spooling::Spools;
 use super::storage::{Answer, Fault};
 use super::subscriber::Directory;
 use super::transactions::{
@@ -82,6 +84,8 @@ pub(super) enum CoreTimer {
     Sweep,
     /// Users whose home shard had no room are announced again.
     Announce,
+    /// The spool may have room to hear which files are discarded.
+    Discard,
     /// A session in large message mode.
     Session(SlotId),
 }
@@ -126,6 +130,7 @@ pub struct Core<D> {
     pub(super) relay: Relay,
     /// On whose behalf each of the relay's sessions is there.
     pub(super) media_owners: HashMap<SessionId, MediaOwner>,
+    pub(super) spools: Spools,
     pub(super) wheel: TimerWheel<CoreTimer>,
     pub(super) effects: VecDeque<Effect>,
     resolved: HashMap<Box<str>, Resolved>,
@@ -163,6 +168,7 @@ impl<D: Directory> Core<D> {
             large: Large::new(),
             relay: Relay::new(settings.msrp.clone(), rng.split(), now.at),
             media_owners: HashMap::new(),
+            spools: Spools::new(shard),
             settings,
             directory,
             rng,
@@ -195,8 +201,12 @@ impl<D: Directory> Core<D> {
                 self.take(&message, source, now, false);
             }
             Input::Store { ticket, answer } => self.on_store_answer(Waiting::of(ticket), answer, now),
-            // Nothing asks the spool yet.
-            Input::Spool { .. } => {}
+            Input::Spool { ticket, answer } => match Waiting::of(ticket) {
+                Waiting::Spool(id) => self.on_spool_answer(id, answer, now),
+                Waiting::Discard(id) => self.on_discard_refused(id, now),
+                Waiting::Source(id) => self.on_source_read(id, answer, now),
+                waiting => debug_assert!(false, "{waiting:?} asks the spool nothing"),
+            },
             Input::Control { ticket, answer } => self.on_control_answer(Waiting::of(ticket), answer, now),
             Input::SubscriberReady(user) => self.on_subscriber_ready(user, now),
             Input::Returned { input, .. } => self.on_returned(*input, now),
@@ -237,6 +247,7 @@ impl<D: Directory> Core<D> {
                 CoreTimer::Delivery(id) => self.on_delivery_timer(id, now),
                 CoreTimer::Pace => self.on_pace(now),
                 CoreTimer::Sweep => self.on_sweep(now),
+                CoreTimer::Discard => self.on_discard_again(now),
                 CoreTimer::Session(id) => self.on_session_timer(id, now),
                 CoreTimer::Announce => {
                     for user in std::mem::take(&mut self.unannounced) {
@@ -274,7 +285,7 @@ impl<D: Directory> Core<D> {
 
     /// True when nothing waits for an answer of the store, the control plane or a device.
     pub fn is_settled(&self) -> bool {
-        self.jobs.is_empty() && self.deliveries.counts().0 == 0 && self.large.is_settled()
+        self.jobs.is_empty() && self.deliveries.counts().0 == 0 && self.large.is_settled() && self.spools.is_settled()
     }
 
     /// Writes the levels that are only worth writing now and then.
@@ -409,10 +420,13 @@ impl<D: Directory> Core<D> {
             Owner::Delivery { id, round } => {
                 self.on_attempt(id, round, verdict, response.map(|(status, _)| status), now);
             }
+            Owner::Origination { id, round, leg, request } => {
+                self.on_origination(id, round, leg, request, verdict, response, now);
+            }
             Owner::Leg { session, leg, request } => {
                 self.on_leg_verdict(session, leg, request, verdict, response, now);
             }
-            Owner::Origination { .. } | Owner::Notice => {}
+            Owner::Notice => {}
         }
     }
 
@@ -493,6 +507,10 @@ impl<D: Directory> Core<D> {
     }
 
     fn dispatch(&mut self, server: ServerId, message: &Message<'_>, envelope: &Envelope<'_>, source: Source, now: Now) {
+        if let Some(tag) = envelope.to_tag.and_then(origination_tag) {
+            self.on_origination_request(server, message, envelope, tag, now);
+            return;
+        }
         if envelope.to_tag.is_some() && self.on_request_within(server, message, envelope, now) {
             return;
         }
@@ -608,7 +626,8 @@ impl<D: Directory> Core<D> {
             Waiting::Job(job) => self.on_job_stored(job, answer, now),
             Waiting::Delivery(id) => self.on_delivery_answer(id, answer, now),
             Waiting::Sweep => self.on_swept(answer, now),
-            Waiting::Nobody | Waiting::Client(_) | Waiting::Session(_) => {}
+            Waiting::Spool(id) => self.on_spool_stored(id, answer, now),
+            Waiting::Nobody | Waiting::Client(_) | Waiting::Session(_) | Waiting::Discard(_) | Waiting::Source(_) => {}
         }
     }
 

@@ -619,7 +619,7 @@ impl<D: Directory> Core<D> {
     }
 
     /// The MSRP listener of the family that a peer uses.
-    fn media_listener(&self, peer: SocketAddr) -> u8 {
+    pub(super) fn media_listener(&self, peer: SocketAddr) -> u8 {
         let is_ipv4 = peer.ip().to_canonical().is_ipv4();
         let listeners = &self.settings.msrp.listeners;
         listeners.iter().position(|own| own.is_ipv4() == is_ipv4).unwrap_or(0) as u8

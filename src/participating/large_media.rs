@@ -3,7 +3,6 @@
 
 use super::core::Core;
 use super::large_decide::Errand;
-use super::storage::Fault;
 use super::subscriber::Directory;
 use crate::base::slots::SlotId;
 use crate::base::time::Now;
@@ -31,7 +30,7 @@ impl<D: Directory> Core<D> {
             Event::Aborted { .. } => {
                 self.metrics.count(Counter::LargeAborted);
                 if errand.is_some() {
-                    self.on_spool_aborted(id, now);
+                    self.on_spool_aborted(media, now);
                 }
             }
             Event::Lost { why, .. } => {
@@ -48,22 +47,6 @@ impl<D: Directory> Core<D> {
             }
             Event::Bound { .. } => {}
             Event::Wanted { .. } | Event::Sent { .. } => debug_assert!(false, "a session sends nothing of its own"),
-        }
-    }
-
-    /// The session ended: what was taken of a message that is not whole is void.
-    pub(super) fn abandon_spool(&mut self, id: SlotId, now: Now) {
-        self.on_spool_aborted(id, now);
-    }
-
-    /// What a session's message was taken for is done, or cannot be done.
-    pub(super) fn spool_settled(&mut self, id: SlotId, outcome: Result<(), Fault>, _now: Now) {
-        let errand = self.large.sessions.get(id).and_then(|session| Some(session.task.as_ref()?.errand));
-        match (errand, outcome) {
-            (Some(Errand::Defer { .. } | Errand::Store), Ok(())) => self.metrics.count(Counter::LargeKept),
-            (Some(Errand::Defer { .. } | Errand::Store), Err(_)) => self.metrics.count(Counter::LargeAborted),
-            // The sender hears of it over MSRP and says BYE; a history is nobody's answer.
-            _ => {}
         }
     }
 }

@@ -27,6 +27,7 @@ mod large_tests;
 pub mod leg;
 pub mod media;
 pub mod objects;
+pub mod originate;
 pub mod pager;
 pub mod policy;
 pub mod preferences;

@@ -50,6 +50,12 @@ pub enum Waiting {
     Sweep,
     /// A session in large message mode.
     Session(SlotId),
+    /// A large message on its way into a file.
+    Spool(SlotId),
+    /// The word that such a file is discarded, which is answered only when there was no room for it.
+    Discard(SlotId),
+    /// A piece of a deferred large message on its way to a device.
+    Source(SlotId),
 }
 
 impl Waiting {
@@ -62,6 +68,9 @@ impl Waiting {
             Self::Delivery(id) => (3, id),
             Self::Sweep => (4, SlotId::default()),
             Self::Session(id) => (5, id),
+            Self::Spool(id) => (6, id),
+            Self::Discard(id) => (7, id),
+            Self::Source(id) => (8, id),
         };
         Ticket(kind << 60 | u64::from(id.generation) << 32 | u64::from(id.slot))
     }
@@ -75,6 +84,9 @@ impl Waiting {
             3 => Self::Delivery(id),
             4 => Self::Sweep,
             5 => Self::Session(id),
+            6 => Self::Spool(id),
+            7 => Self::Discard(id),
+            8 => Self::Source(id),
             _ => Self::Nobody,
         }
     }
