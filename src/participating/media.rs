@@ -84,6 +84,7 @@ impl<D: Directory> Core<D> {
     /// Ends an MSRP session: nothing more is heard of it.
     pub(super) fn end_media(&mut self, id: SessionId, now: Now) {
         self.media_owners.remove(&id);
+        self.end_spool(id, now);
         self.relay.end(id, now.at);
     }
 
@@ -98,7 +99,8 @@ impl<D: Directory> Core<D> {
             | Event::Sent { id, .. }
             | Event::Lost { id, .. }) = &event;
             match self.media_owners.get(id).copied() {
-                Some(MediaOwner::Session(_) | MediaOwner::Delivery { .. }) => self.end_media(*id, now),
+                Some(MediaOwner::Session(session)) => self.on_session_media(session, *id, event, now),
+                Some(MediaOwner::Delivery { id, round }) => self.on_origination_media(id, round, event, now),
                 // It ended in the same turn.
                 None => {}
             }
