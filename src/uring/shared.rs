@@ -33,7 +33,7 @@ pub struct Piece {
     len: u32,
 }
 
-/// What came of [`SharedPool::share`].
+/// What came of [`super::ring::Ring::share`].
 pub enum Shared {
     /// The bytes are those of the buffer.
     InPlace(Bytes),
