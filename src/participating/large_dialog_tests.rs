@@ -1,7 +1,8 @@
 //! What comes within a dialog of large message mode, and what time brings (SPEC LM-4, LM-5).
 
 use super::large_scene::*;
-use super::preferences::Profile;
+use super::preferences::{DeviceSelection, Profile};
+use crate::base::rng::Rng;
 use crate::base::slots::SlotId;
 use crate::metrics::names::Counter;
 use crate::msrp::news::{Event, Side, Why};
@@ -484,4 +485,128 @@ fn a_peer_that_moves_is_reached_where_it_is() {
     let [_, bye] = scene.two();
     assert_eq!((bye.to, bye.stream), ("192.0.2.77:6000".parse().unwrap(), true));
     assert!(bye.value("Via").starts_with("SIP/2.0/TCP "));
+}
+
+#[test]
+fn a_reinvite_that_is_called_back_is_called_back_on_the_other_leg() {
+    let mut scene = Scene::new();
+    let (invite, _, ok) = scene.session();
+    let again = within(&invite, &ok, "INVITE", 6, &moved_offer());
+    scene.receive(ALICE, &again);
+    let changed = scene.one();
+    scene.receive(CORE, &response(&changed, 180, "", "", ""));
+    scene.none();
+    let cancel = again.replace("INVITE sip", "CANCEL sip").replace("6 INVITE", "6 CANCEL");
+    scene.receive(ALICE, &with_length(cancel.split("Content-Type").next().unwrap().to_owned() + "\r\n"));
+    let [done, cancel] = scene.two();
+    assert_eq!((done.status(), done.value("CSeq")), (200, "6 CANCEL"));
+    assert_eq!((cancel.value("CSeq"), cancel.to), ("2 CANCEL", CORE));
+    scene.receive(CORE, &response(&changed, 487, "", "", ""));
+    let sent = scene.take();
+    assert!(sent.iter().any(|sent| sent.to == ALICE && sent.status() == 487), "{sent:?}");
+    assert_eq!(scene.levels(), (1, 1, 1), "the session is as it was");
+}
+
+/// What peers do in no order at all, under a seed; then the media is lost and time passes.
+#[test]
+fn whatever_peers_do_nothing_is_left_behind() {
+    for seed in 0..300 {
+        let mut rng = Rng::from_u64(seed);
+        let mut scene = Scene::with(|settings| settings.invite_timeout = 100 * SECOND);
+        if rng.below(3) == 0 {
+            let devices = DeviceSelection::Selected(vec!["urn:uuid:1".into(), "urn:uuid:2".into()]);
+            scene.directory.change("sip:bob@home.example", |bob| {
+                bob.profile = Some(Arc::new(Profile { devices, ..Profile::default() }));
+            });
+        }
+        let lines =
+            ["", "Require: 100rel\r\n", "Session-Expires: 120;refresher=uas\r\nSupported: timer\r\nAllow: UPDATE\r\n"]
+                [rng.below(3) as usize];
+        let invite = scene.invite(|text| text.replace("Subject:", &format!("{lines}Subject:")));
+        scene.receive(ALICE, &invite);
+        let mut requests: Vec<Sent> = Vec::new();
+        let mut answers: Vec<Sent> = Vec::new();
+        let mut forked: Vec<Sent> = Vec::new();
+        for step in 0..40 {
+            for sent in scene.take() {
+                if sent.start().starts_with("SIP/2.0 ") {
+                    answers.extend((sent.to == ALICE).then_some(sent));
+                } else {
+                    forked.extend((sent.start().starts_with("INVITE ") && sent.to == CORE).then(|| sent.clone()));
+                    requests.push(sent);
+                }
+            }
+            let pick = |rng: &mut Rng, len: usize| rng.below(len.max(1) as u64) as usize;
+            let cseq = 6 + step;
+            let text = match rng.below(14) {
+                0..6 if !requests.is_empty() => {
+                    let request = &requests[pick(&mut rng, requests.len())];
+                    let to_tag = ["x", "y"][pick(&mut rng, 2)];
+                    let status = [100, 180, 183, 200, 200, 200, 302, 422, 481, 486, 491, 500, 603][pick(&mut rng, 13)];
+                    let rel = format!("Require: 100rel\r\nRSeq: {}\r\nContact: <sip:bob@192.0.2.3>\r\n", rng.below(4));
+                    match status {
+                        200 if request.to == CORE => answered(request, to_tag, answer()),
+                        200 => response(request, 200, to_tag, "Content-Type: application/sdp\r\n", &offer()),
+                        183 => response(request, 183, to_tag, &rel, ""),
+                        _ => response(request, status, to_tag, "", ""),
+                    }
+                }
+                6..11 if !answers.is_empty() => {
+                    let ours = &answers[pick(&mut rng, answers.len())];
+                    if !ours.value("To").contains("tag=") {
+                        continue;
+                    }
+                    let known = ours.text.contains("Contact: ");
+                    match rng.below(6) {
+                        _ if !known => continue,
+                        0..3 => within(&invite, ours, "ACK", [5, cseq - 1][pick(&mut rng, 2)], ""),
+                        3 => within(&invite, ours, "INVITE", cseq, &moved_offer()),
+                        4 => within(&invite, ours, "PRACK", cseq, "RAck: 1 5 INVITE\r\n"),
+                        _ => within(&invite, ours, ["BYE", "UPDATE"][usize::from(rng.below(3) > 0)], cseq, ""),
+                    }
+                }
+                11 if !forked.is_empty() => {
+                    let forked = &forked[pick(&mut rng, forked.len())];
+                    let method = ["BYE", "UPDATE", "INVITE", "ACK"][pick(&mut rng, 4)];
+                    let body = if method == "INVITE" { SDP.to_owned() + &moved_answer() } else { String::new() };
+                    within_b(forked, ["x", "y"][pick(&mut rng, 2)], method, cseq, &body)
+                }
+                12 if rng.below(4) == 0 => {
+                    let cancel = invite.replace("INVITE sip", "CANCEL sip").replace("5 INVITE", "5 CANCEL");
+                    with_length(cancel.split("Content-Type").next().unwrap().to_owned() + "\r\n")
+                }
+                _ => {
+                    scene.wait(MILLI * [1, 300, 3_000, 20_000][pick(&mut rng, 4)]);
+                    continue;
+                }
+            };
+            scene.receive(if rng.below(2) == 0 { ALICE } else { CORE }, &text);
+        }
+        if let Some((id, session)) = scene.core.large.sessions.at(0)
+            && let Some(media) = session.media
+        {
+            let lost = Event::Lost { id: media, side: Side::Originating, why: Why::Idle };
+            scene.core.on_session_media(id, media, lost, scene::after(scene.at));
+        }
+        scene.wait(300 * SECOND);
+        assert_eq!(scene.levels(), (0, 0, 0), "seed {seed}");
+        assert_eq!(scene.core.transactions.counts(), (0, 0), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_reinvite_that_rings_for_ever_is_called_back_and_ends_the_session() {
+    let mut scene = Scene::with(|settings| settings.invite_timeout = 50 * SECOND);
+    let (invite, _, ok) = scene.session();
+    scene.receive(ALICE, &within(&invite, &ok, "INVITE", 6, &moved_offer()));
+    let changed = scene.one();
+    scene.receive(CORE, &response(&changed, 180, "", "", ""));
+    scene.wait(51 * SECOND);
+    let sent = scene.take();
+    assert!(sent[0].status() == 100 && sent[1].start().starts_with("CANCEL "), "{sent:?}");
+    scene.wait(33 * SECOND);
+    let sent = scene.take();
+    assert!(sent.iter().any(|sent| sent.to == ALICE && sent.text.starts_with("SIP/2.0 408 ")), "{sent:?}");
+    assert!(sent.iter().any(|sent| sent.start().starts_with("BYE sip:peer@192.0.2.7:5060 ")), "{sent:?}");
+    assert_eq!(scene.levels(), (0, 0, 0));
 }
