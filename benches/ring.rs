@@ -75,6 +75,7 @@ fn measure(name: &str, drive: impl Fn(std::net::SocketAddr) -> usize) {
         shard: ShardId(0),
         cpu: Some(0),
         listeners,
+        media_listeners: Vec::new(),
         doors,
         store: Arc::new(Mailbox::new(1, Box::new(Unpark::default()))),
         spool: Arc::new(Mailbox::new(1, Box::new(Unpark::default()))),

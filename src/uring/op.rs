@@ -111,6 +111,20 @@ impl StreamSend {
         &raw const self.header
     }
 
+    /// Takes out what is left when this many bytes have gone; mostly nothing.
+    pub(super) fn unsent(&mut self, sent: usize) -> Vec<Bytes> {
+        let mut skip = sent;
+        let mut rest = Vec::new();
+        for bytes in self.bytes.drain(..) {
+            if skip >= bytes.len() {
+                skip -= bytes.len();
+            } else {
+                rest.push(bytes.slice(std::mem::take(&mut skip)..));
+            }
+        }
+        rest
+    }
+
     /// Lets go of the bytes, keeping the vectors' memory for the next use.
     pub(super) fn clear(&mut self) {
         self.bytes.clear();

@@ -4,6 +4,7 @@ use super::addr::{self, RAW_ADDR_LEN};
 use super::buffers::{BufferPlan, Lease, Pool};
 use super::eventfd::EventFd;
 use super::op::{Connecting, DatagramSend, Slots, StreamSend, empty_header};
+use super::shared::{Piece, Shared, SharedPlan, SharedPool};
 use bytes::Bytes;
 use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
@@ -44,6 +45,14 @@ pub enum Kind {
     Wake,
     /// Closing, cancelling: nobody waits for these.
     Unwatched,
+    /// A media connection came in.
+    MediaAccept,
+    /// Media bytes came in; none means that the peer has sent its last.
+    Media,
+    /// Media bytes left or failed.
+    SendMedia,
+    /// A media connection was opened or failed.
+    MediaConnect,
 }
 
 /// One completion, copied out of the ring.
@@ -57,6 +66,10 @@ pub struct Completion {
     pub result: Result<u32, i32>,
     /// The buffer that it filled; to be given back with [`Ring::recycle`].
     pub lease: Option<Lease>,
+    /// The media bytes that came in; to be given back with [`Ring::recycle_media`].
+    pub piece: Option<Piece>,
+    /// What a media send could not send: the rest of a batch of which only a part left.
+    pub unsent: Vec<Bytes>,
     /// The connection that came in.
     pub fd: Option<OwnedFd>,
     /// False when a multishot request has ended and must be armed again.
@@ -76,7 +89,10 @@ pub struct Datagram<'a> {
 
 /// A connection attempt in the kernel's hands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ConnectHandle(u32);
+pub struct ConnectHandle {
+    slot: u32,
+    kind: Kind,
+}
 
 /// What [`Ring::reap`] settled by itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -96,9 +112,11 @@ pub struct RingPlan {
     pub datagrams: BufferPlan,
     /// Buffers for streams.
     pub streams: BufferPlan,
+    /// Buffers for media connections.
+    pub media: SharedPlan,
     /// Datagrams in the kernel's hands; further ones are refused.
     pub datagram_send_count_max: usize,
-    /// Stream sends and connection attempts in the kernel's hands, each.
+    /// Stream and media sends together, and connection attempts, in the kernel's hands.
     pub stream_send_count_max: usize,
 }
 
@@ -113,11 +131,13 @@ pub const BATCH_COUNT_MAX: usize = 64;
 
 const DATAGRAM_GROUP: u16 = 0;
 const STREAM_GROUP: u16 = 1;
+const MEDIA_GROUP: u16 = 2;
 
 /// Everything that submitted requests point to.
 struct Memory {
     datagrams: Pool,
     streams: Pool,
+    media: SharedPool,
     datagram_sends: Slots<DatagramSend>,
     stream_sends: Slots<StreamSend>,
     connects: Slots<Connecting>,
@@ -155,6 +175,7 @@ impl Ring {
         let memory = Memory {
             datagrams: Pool::register(&ring.submitter(), DATAGRAM_GROUP, plan.datagrams)?,
             streams: Pool::register(&ring.submitter(), STREAM_GROUP, plan.streams)?,
+            media: SharedPool::register(&ring.submitter(), MEDIA_GROUP, plan.media)?,
             datagram_sends: Slots::new(plan.datagram_send_count_max, DatagramSend::empty),
             stream_sends: Slots::new(plan.stream_send_count_max, StreamSend::empty),
             connects: Slots::new(plan.stream_send_count_max, Connecting::empty),
@@ -180,9 +201,18 @@ impl Ring {
     ///
     /// A descriptor given to the ring must stay open until [`Ring::close`] or until its requests have completed.
     pub fn accept(&mut self, listener: impl AsFd, token: Token) {
+        self.accept_as(Kind::Accept, listener, token);
+    }
+
+    /// Accepts media connections until told otherwise: a [`Kind::MediaAccept`] for each.
+    pub fn accept_media(&mut self, listener: impl AsFd, token: Token) {
+        self.accept_as(Kind::MediaAccept, listener, token);
+    }
+
+    fn accept_as(&mut self, kind: Kind, listener: impl AsFd, token: Token) {
         let entry = opcode::AcceptMulti::new(Fd(listener.as_fd().as_raw_fd())).flags(libc::SOCK_CLOEXEC).build();
         // SAFETY: a multishot accept points to no memory.
-        unsafe { self.push(entry, Kind::Accept, token) };
+        unsafe { self.push(entry, kind, token) };
     }
 
     /// Receives datagrams until told otherwise: a [`Kind::Datagram`] for each.
@@ -198,6 +228,20 @@ impl Ring {
         let entry = opcode::RecvMulti::new(Fd(stream.as_fd().as_raw_fd()), STREAM_GROUP).build();
         // SAFETY: the buffers belong to the group, which lives as long as the ring.
         unsafe { self.push(entry, Kind::Stream, token) };
+    }
+
+    /// Receives media bytes until told otherwise: a [`Kind::Media`] for each piece. A connection has at most one such
+    /// request at a time.
+    pub fn receive_media(&mut self, stream: impl AsFd, token: Token) {
+        let group = self.memory.media.group();
+        let entry = opcode::RecvMulti::new(Fd(stream.as_fd().as_raw_fd()), group).build();
+        // SAFETY: the buffers belong to the group, whose memory lives at least as long as the ring.
+        unsafe { self.push(entry, Kind::Media, token) };
+    }
+
+    /// Ends a [`Ring::receive_media`]. Pieces that it has received still arrive; then its last completion does.
+    pub fn cancel_media(&mut self, token: Token) {
+        self.push_unwatched(opcode::AsyncCancel::new(pack(Kind::Media, token)).build());
     }
 
     /// Sends a datagram, or gives it back when too many are in the kernel's hands.
@@ -223,9 +267,21 @@ impl Ring {
     /// Sends a batch into a stream as one request, or says false when too many are in the kernel's hands. The answer is
     /// a [`Kind::SendStream`] with the count of bytes that left, which may be fewer than all.
     pub fn send_stream(&mut self, stream: impl AsFd, token: Token, batch: impl Iterator<Item = Bytes>) -> bool {
+        self.send_as(Kind::SendStream, stream, token, batch.take(BATCH_COUNT_MAX))
+    }
+
+    /// Sends a batch of at most [`BATCH_COUNT_MAX`] buffers into a media connection as one request and empties it, or says
+    /// false when too many are in the kernel's hands. The answer is a [`Kind::SendMedia`] with the count of bytes that
+    /// left, and the rest when they are fewer than all.
+    pub fn send_media(&mut self, stream: impl AsFd, token: Token, batch: &mut Vec<Bytes>) -> bool {
+        assert!(batch.len() <= BATCH_COUNT_MAX, "a batch is one request");
+        self.send_as(Kind::SendMedia, stream, token, batch.drain(..))
+    }
+
+    fn send_as(&mut self, kind: Kind, stream: impl AsFd, token: Token, batch: impl Iterator<Item = Bytes>) -> bool {
         let Some((slot, send)) = self.memory.stream_sends.take() else { return false };
         send.token = token;
-        send.bytes.extend(batch.take(BATCH_COUNT_MAX));
+        send.bytes.extend(batch);
         assert!(!send.bytes.is_empty(), "a batch holds at least one buffer");
         let fd = Fd(stream.as_fd().as_raw_fd());
         // WAITALL makes the kernel go on by itself when the socket takes only a part.
@@ -237,25 +293,34 @@ impl Ring {
             _ => opcode::SendMsg::new(fd, send.gather()).flags(flags as u32).build(),
         };
         // SAFETY: the slot keeps bytes, vectors and header where they are until the completion releases it.
-        unsafe { self.push(entry, Kind::SendStream, Token { slot, generation: 0 }) };
+        unsafe { self.push(entry, kind, Token { slot, generation: 0 }) };
         self.sends_in_flight += 1;
         true
     }
 
     /// Opens a connection; `None` when too many are being opened. The answer is a [`Kind::Connect`].
     pub fn connect(&mut self, stream: impl AsFd, to: SocketAddr, token: Token) -> Option<ConnectHandle> {
+        self.connect_as(Kind::Connect, stream, to, token)
+    }
+
+    /// Opens a media connection; `None` when too many are being opened. The answer is a [`Kind::MediaConnect`].
+    pub fn connect_media(&mut self, stream: impl AsFd, to: SocketAddr, token: Token) -> Option<ConnectHandle> {
+        self.connect_as(Kind::MediaConnect, stream, to, token)
+    }
+
+    fn connect_as(&mut self, kind: Kind, stream: impl AsFd, to: SocketAddr, token: Token) -> Option<ConnectHandle> {
         let (slot, connecting) = self.memory.connects.take()?;
         connecting.set(token, to);
         let addr = (&raw const connecting.addr).cast();
         let entry = opcode::Connect::new(Fd(stream.as_fd().as_raw_fd()), addr, connecting.len).build();
         // SAFETY: the slot keeps the address where it is until the completion releases it.
-        unsafe { self.push(entry, Kind::Connect, Token { slot, generation: 0 }) };
-        Some(ConnectHandle(slot))
+        unsafe { self.push(entry, kind, Token { slot, generation: 0 }) };
+        Some(ConnectHandle { slot, kind })
     }
 
-    /// Gives a connection attempt up. Its [`Kind::Connect`] still arrives, mostly with an error. Only valid until then.
+    /// Gives a connection attempt up. Its completion still arrives, mostly with an error. Only valid until then.
     pub fn abandon(&mut self, connect: ConnectHandle) {
-        let user_data = pack(Kind::Connect, Token { slot: connect.0, generation: 0 });
+        let user_data = pack(connect.kind, Token { slot: connect.slot, generation: 0 });
         self.push_unwatched(opcode::AsyncCancel::new(user_data).build());
     }
 
@@ -310,6 +375,21 @@ impl Ring {
         }
     }
 
+    /// The media bytes of a completion.
+    pub fn media_bytes(&self, piece: &Piece) -> &[u8] {
+        self.memory.media.bytes(piece)
+    }
+
+    /// Makes the media bytes of a completion outlive it.
+    pub fn share(&self, piece: &Piece) -> Shared {
+        self.memory.media.share(piece)
+    }
+
+    /// Gives media bytes back.
+    pub fn recycle_media(&mut self, piece: Piece) {
+        self.memory.media.recycle(piece);
+    }
+
     /// Requests that send and have not completed.
     pub const fn sends_in_flight(&self) -> usize {
         self.sends_in_flight
@@ -328,6 +408,8 @@ impl Ring {
             let more = cqueue::more(entry.flags());
             *in_flight -= usize::from(!more);
             let mut lease = None;
+            let mut piece = None;
+            let mut unsent = Vec::new();
             let mut fd = None;
             match kind {
                 Kind::SendDatagram => {
@@ -339,14 +421,17 @@ impl Ring {
                         continue;
                     }
                 }
-                Kind::SendStream => {
+                Kind::SendStream | Kind::SendMedia => {
                     *sends_in_flight -= 1;
                     let send = memory.stream_sends.value(token.slot);
+                    if let (Kind::SendMedia, Ok(sent)) = (kind, result) {
+                        unsent = send.unsent(sent as usize);
+                    }
                     send.clear();
                     let slot = std::mem::replace(&mut token, send.token).slot;
                     memory.stream_sends.release(slot);
                 }
-                Kind::Connect => {
+                Kind::Connect | Kind::MediaConnect => {
                     let slot = token.slot;
                     token = memory.connects.value(slot).token;
                     memory.connects.release(slot);
@@ -356,13 +441,18 @@ impl Ring {
                     let len = result.unwrap_or(0) as usize;
                     lease = cqueue::buffer_select(entry.flags()).map(|buffer| pool.lease(buffer, len));
                 }
-                Kind::Accept => {
+                Kind::Media => {
+                    let len = result.unwrap_or(0) as usize;
+                    let goes_on = cqueue::buffer_more(entry.flags());
+                    piece = cqueue::buffer_select(entry.flags()).map(|buffer| memory.media.piece(buffer, len, goes_on));
+                }
+                Kind::Accept | Kind::MediaAccept => {
                     // SAFETY: the kernel made this descriptor for us and says so once.
                     fd = result.ok().map(|fd| unsafe { OwnedFd::from_raw_fd(fd as i32) });
                 }
                 Kind::Wake | Kind::Unwatched => {}
             }
-            out.push(Completion { kind, token, result, lease, fd, more });
+            out.push(Completion { kind, token, result, lease, piece, unsent, fd, more });
         }
         reaped
     }
@@ -376,6 +466,7 @@ impl Ring {
     pub fn submit(&mut self, wait: Option<Duration>) -> io::Result<()> {
         self.memory.datagrams.publish();
         self.memory.streams.publish();
+        self.memory.media.publish();
         loop {
             {
                 let mut queue = self.ring.submission();
@@ -512,6 +603,10 @@ fn unpack(user_data: u64) -> Option<(Kind, Token)> {
         6 => Kind::Connect,
         7 => Kind::Wake,
         8 => Kind::Unwatched,
+        9 => Kind::MediaAccept,
+        10 => Kind::Media,
+        11 => Kind::SendMedia,
+        12 => Kind::MediaConnect,
         _ => return None,
     };
     Some((kind, Token { slot: (user_data >> 32) as u32 & 0x00FF_FFFF, generation: user_data as u32 }))
@@ -613,6 +708,7 @@ mod tests {
             completion_count: 64,
             datagrams: buffers,
             streams: buffers,
+            media: SharedPlan { buffers, incremental: false },
             datagram_send_count_max: 64,
             stream_send_count_max: 64,
         }
