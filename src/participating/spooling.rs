@@ -51,7 +51,7 @@ pub(super) enum Ask {
     },
     /// A message will be missing in a history.
     HistoryLost,
-    /// A message that was to be kept ended with its session.
+    /// A message that was to be kept will not be.
     BrokenOff,
 }
 
@@ -257,7 +257,8 @@ impl Spools {
     }
 
     /// Sessions whose messages are kept, and messages under way.
-    pub(super) fn counts(&self) -> (usize, usize) {
+    #[cfg(test)]
+    fn counts(&self) -> (usize, usize) {
         (self.sessions.len(), self.files.len())
     }
 
@@ -277,7 +278,9 @@ impl Spools {
         }
         match file.errand {
             Errand::History => self.asks.push_back(Ask::HistoryLost),
-            Errand::Defer { .. } | Errand::Store => self.asks.push_back(Ask::Committed(file.session, Err(status))),
+            Errand::Defer { .. } | Errand::Store => {
+                self.asks.extend([Ask::Committed(file.session, Err(status)), Ask::BrokenOff]);
+            }
         }
     }
 
@@ -304,11 +307,11 @@ impl Spools {
                 Some(id)
             }
             None => {
-                let status = status_of(Fault::Busy);
-                known.void = Some(status);
+                // The relay hears of it when the message is whole.
+                known.void = Some(status_of(Fault::Busy));
                 self.asks.push_back(match known.errand {
                     Errand::History => Ask::HistoryLost,
-                    Errand::Defer { .. } | Errand::Store => Ask::Committed(session, Err(status)),
+                    Errand::Defer { .. } | Errand::Store => Ask::BrokenOff,
                 });
                 None
             }
@@ -440,7 +443,9 @@ impl<D: Directory> Core<D> {
                 }
                 Ask::Written(session, len) => self.relay.written(session, len),
                 Ask::Committed(session, outcome) => {
-                    self.metrics.count(if outcome.is_ok() { Counter::LargeKept } else { Counter::LargeAborted });
+                    if outcome.is_ok() {
+                        self.metrics.count(Counter::LargeKept);
+                    }
                     self.relay.committed(session, outcome, now.at);
                 }
                 Ask::Commit { id, file, head } => self.commit_spooled(id, file, &head, now),
@@ -624,7 +629,8 @@ mod tests {
             until_commit(&mut spools);
             asks(&mut spools);
             assert!(spools.on_stored(FILE, Err(fault)).is_none());
-            assert_eq!(asks(&mut spools), [Ask::Discard(FILE), Ask::Committed(SESSION, Err(status))]);
+            let refused = Ask::Committed(SESSION, Err(status));
+            assert_eq!(asks(&mut spools), [Ask::Discard(FILE), refused, Ask::BrokenOff]);
             assert_eq!(spools.counts(), (1, 0));
         }
     }
@@ -636,7 +642,8 @@ mod tests {
         spools.on_piece(SESSION, 3, Bytes::from_static(b"def"));
         asks(&mut spools);
         spools.on_spool_answer(FILE, Err(Fault::DiskFull));
-        assert_eq!(asks(&mut spools), [Ask::Discard(FILE), Ask::Committed(SESSION, Err(408))]);
+        let refused = Ask::Committed(SESSION, Err(408));
+        assert_eq!(asks(&mut spools), [Ask::Discard(FILE), refused, Ask::BrokenOff]);
         spools.on_spool_answer(FILE, Err(Fault::DiskFull));
         spools.on_piece(SESSION, 6, Bytes::from_static(b"ghi"));
         assert_eq!(asks(&mut spools), [Ask::Written(SESSION, 3)]);
