@@ -1,6 +1,6 @@
 //! Both MSRP ends of all sessions on one thread: senders with windows or a rate, receivers that check and answer.
 
-use crate::appliance::Usage;
+use crate::appliance::{Usage, machine_busy};
 use crate::msrp::{self, ByteRange, Flag, Framer, HeadText, Kind, Piece};
 use crate::poller::{Poller, Ready};
 use crate::template;
@@ -70,6 +70,17 @@ pub struct Plan {
     pub one_message: bool,
 }
 
+/// Figures at an edge of the measured part.
+struct Edge {
+    server: Usage,
+    own: Usage,
+    machine: Duration,
+    at: u64,
+    good: u64,
+    arrived: u64,
+    reads: u64,
+}
+
 /// Looks at the server's process.
 #[derive(Default)]
 pub struct Watch {
@@ -115,6 +126,8 @@ pub struct Measured {
     pub server: Usage,
     /// What the generator used.
     pub generator: Usage,
+    /// CPU time of everything else on this machine, and what the host took.
+    pub others: Duration,
     /// Chunks that a receiver found in one read, on average: how far they were coalesced.
     pub chunks_per_read: f64,
     /// What went wrong.
@@ -632,7 +645,6 @@ impl Exchange {
 
     /// Sends by plan and checks every answer and every byte count.
     pub fn drive(&mut self, plan: &Plan, watch: &mut Watch) -> Result<Measured, String> {
-        let own = || Usage::of(std::process::id()).unwrap_or_default();
         let start = self.now();
         let warm_up = start + plan.warm_up.as_nanos() as u64;
         let end = warm_up + plan.measured.as_nanos() as u64;
@@ -645,11 +657,10 @@ impl Exchange {
         loop {
             let now = self.now();
             if before.is_none() && now >= warm_up {
-                before =
-                    Some((watch.usage(), own(), now, self.progress.good, self.progress.arrived, self.progress.reads));
+                before = Some(self.edge(watch, now));
                 self.progress.is_measuring = true;
             }
-            let measured_from = before.as_ref().map_or(u64::MAX, |(_, _, _, good, _, _)| *good);
+            let measured_from = before.as_ref().map_or(u64::MAX, |edge: &Edge| edge.good);
             let count_reached =
                 plan.count_max.is_some_and(|max| self.progress.good.saturating_sub(measured_from) >= max);
             let all_sent = plan.one_message && self.senders.iter().all(|sender| sender.message > 0);
@@ -659,8 +670,7 @@ impl Exchange {
             // One message is measured up to its last answer, a stream up to the moment in which it is cut off.
             let is_over = is_ending && (!all_sent || unanswered == 0);
             if after.is_none() && is_over {
-                after =
-                    Some((watch.usage(), own(), now, self.progress.good, self.progress.arrived, self.progress.reads));
+                after = Some(self.edge(watch, now));
                 self.progress.is_measuring = false;
             }
             if is_over && unanswered == 0 {
@@ -710,18 +720,28 @@ impl Exchange {
             self.pump(longest).map_err(|error| error.to_string())?;
         }
         self.settle(sender_count)?;
-        let (server0, own0, from, good0, arrived0, reads0) = before.ok_or_else(|| self.failure())?;
-        let (server1, own1, to, good1, arrived1, reads1) = after.ok_or_else(|| self.failure())?;
+        let before = before.ok_or_else(|| self.failure())?;
+        let after = after.ok_or_else(|| self.failure())?;
+        let (good0, good1) = (before.good, after.good);
         debug_assert!(good0 >= good_at_start && good1 >= good0);
+        let (server, generator) = (after.server.since(&before.server), after.own.since(&before.own));
         Ok(Measured {
-            elapsed: Duration::from_nanos(to - from),
+            elapsed: Duration::from_nanos(after.at - before.at),
             chunks: good1 - good0,
             latency: std::mem::replace(&mut self.progress.latency, new_histogram()),
-            server: server1.since(&server0),
-            generator: own1.since(&own0),
-            chunks_per_read: (arrived1 - arrived0) as f64 / (reads1 - reads0).max(1) as f64,
+            others: (after.machine - before.machine).saturating_sub(server.stat + generator.stat),
+            server,
+            generator,
+            chunks_per_read: (after.arrived - before.arrived) as f64 / (after.reads - before.reads).max(1) as f64,
             errors: std::mem::take(&mut self.progress.errors),
         })
+    }
+
+    /// Everything that is read at both edges of the measured part.
+    fn edge(&self, watch: &Watch, at: u64) -> Edge {
+        let Progress { good, arrived, reads, .. } = self.progress;
+        let own = Usage::of(std::process::id()).unwrap_or_default();
+        Edge { server: watch.usage(), own, machine: machine_busy(), at, good, arrived, reads }
     }
 
     fn failure(&self) -> String {

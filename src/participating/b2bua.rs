@@ -27,7 +27,7 @@ use crate::sip::header::address;
 use crate::sip::message::Message;
 use crate::sip::scan::{Name, Start, decimal};
 use crate::sip::transaction::{T1, T2};
-use crate::sip::uri::Uri;
+use crate::sip::uri::{Scheme, Uri};
 use crate::sip::write::{self, Response, line};
 use bytes::Bytes;
 use std::io::Write;
@@ -42,6 +42,8 @@ const ACK_PATIENCE: Duration = T1.saturating_mul(64);
 const ACK_AHEAD: Duration = Duration::from_secs(2);
 /// How long an ending session waits for what it owes to its legs.
 const ENDING_PATIENCE: Duration = T1.saturating_mul(64);
+/// Reliable provisional responses of one early dialog that are acknowledged.
+const PRACK_COUNT_MAX: u32 = 1_000;
 /// What our requests and answers say that we support.
 const SUPPORTED_LINE: &str = "Supported: timer, 100rel\r\n";
 
@@ -281,7 +283,7 @@ impl<D: Directory> Core<D> {
     /// Where a URI of a leg leads.
     pub(super) fn leg_hop(&self, uri: &Uri<'_>, now: Now) -> Hop {
         let core = &self.settings.core;
-        if uri.port.is_none() && uri.host.eq_ignore_ascii_case(core.host.as_bytes()) {
+        if uri.scheme == Scheme::Sip && uri.port.is_none() && uri.host.eq_ignore_ascii_case(core.host.as_bytes()) {
             return Hop::Known(core.hop);
         }
         self.hop_of(uri, now.at)
@@ -376,7 +378,7 @@ impl<D: Directory> Core<D> {
         let (Some(early), Some(entry)) = (setup.early.get_mut(index), setup.forks.get_mut(usize::from(fork))) else {
             return false;
         };
-        if early.rseq.is_some_and(|last| rseq != last.wrapping_add(1)) {
+        if early.rseq.is_some_and(|last| rseq != last.wrapping_add(1)) || early.pracks == PRACK_COUNT_MAX {
             return false;
         }
         early.rseq = Some(rseq);
@@ -511,14 +513,19 @@ impl<D: Directory> Core<D> {
         let media = session.media.ok_or(Uncoupled::BadAnswer)?;
         let remote_tag = response.value(Name::To).and_then(address::tag).unwrap_or_default();
         let index_b = LocalTag::index_of_fork(fork);
-        let (tag_a, tag_b) = {
+        let (tag_a, tag_b, pracks) = {
             let setup = session.setup.as_ref().ok_or(Uncoupled::BadAnswer)?;
             let known = setup.early.iter().position(|early| early.fork == fork && *early.remote_tag == *remote_tag);
-            (session.tag(id, known.unwrap_or(setup.early.len()) as u8), session.tag(id, index_b))
+            let pracks = known.map_or(0, |index| setup.early[index].pracks);
+            (session.tag(id, known.unwrap_or(setup.early.len()) as u8), session.tag(id, index_b), pracks)
         };
         let target = invite.request_uri().unwrap_or_default();
         let dialog = Dialog::client(response, &tag_b.text(), target).map_err(|_| Uncoupled::BadDialog)?;
         let mut leg = Leg::new(dialog, index_b, response);
+        for _ in 0..pracks {
+            // They were the early dialog's, which this one continues.
+            leg.dialog.next_cseq();
+        }
         leg.role = role;
         leg.version = 1;
         leg.timer.on_agreed(Agreement::of_response(response), Part::Client, now.at);
@@ -737,7 +744,7 @@ impl<D: Directory> Core<D> {
     pub(super) fn refuse_answer(&mut self, response: &Message<'_>, now: Now) {
         let Some(tag) = response.value(Name::From).and_then(address::tag) else { return };
         let Some(target) = response.address(Name::To).map(|to| to.uri) else { return };
-        let Ok(mut dialog) = Dialog::client(response, tag, target) else { return };
+        let Ok(dialog) = Dialog::client(response, tag, target) else { return };
         let next = Uri::parse(dialog.next_hop()).ok().map(|uri| self.leg_hop(&uri, now));
         let hop = next.and_then(Hop::known).unwrap_or(self.settings.core.hop);
         let cseq = dialog.local_cseq();
@@ -745,7 +752,8 @@ impl<D: Directory> Core<D> {
         self.send_ack(hop, |out, via| {
             Within { method: "ACK", cseq, via, extra, ..Within::default() }.write(out, &dialog);
         });
-        let cseq = dialog.next_cseq();
+        // Beyond the PRACKs of its early dialog, if there were any.
+        let cseq = cseq.saturating_add(PRACK_COUNT_MAX + 1);
         self.send_request(Owner::Notice, hop, OWN_REQUEST_MARK, now, |out, via| {
             Within { method: "BYE", cseq, via, extra, ..Within::default() }.write(out, &dialog);
         });

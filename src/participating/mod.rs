@@ -17,7 +17,13 @@ pub mod large;
 pub mod large_body;
 pub mod large_decide;
 pub mod large_dialog;
+#[cfg(test)]
+mod large_dialog_tests;
 pub mod large_media;
+#[cfg(test)]
+mod large_scene;
+#[cfg(test)]
+mod large_tests;
 pub mod leg;
 pub mod media;
 pub mod objects;

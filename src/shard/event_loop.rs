@@ -282,6 +282,7 @@ impl<C: Core> Shard<C> {
         for armed in std::mem::take(&mut self.rearm) {
             self.arm(armed);
         }
+        self.arm_starved_media();
     }
 
     pub(super) fn arm(&mut self, armed: Armed) {

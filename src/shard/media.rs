@@ -31,6 +31,8 @@ pub(super) struct Connections {
     dirty: Vec<ConnId>,
     /// Connections whose peers have sent their last byte.
     ended: Vec<ConnId>,
+    /// Connections whose receive found no buffer, in this order to be armed again.
+    starved: VecDeque<ConnId>,
     /// Attempts that failed at once, not told yet.
     pub(super) refused: Vec<ConnectTicket>,
     /// Memory of the batch that is taken next.
@@ -147,6 +149,7 @@ impl Default for Connections {
             opening: HashMap::default(),
             dirty: Vec::new(),
             ended: Vec::new(),
+            starved: VecDeque::new(),
             refused: Vec::new(),
             batch: Vec::with_capacity(BATCH_COUNT_MAX),
         }
@@ -161,7 +164,7 @@ impl Connections {
 
     /// True when something is to be done before the shard may sleep.
     pub(super) fn is_busy(&self) -> bool {
-        !self.dirty.is_empty() || !self.ended.is_empty() || !self.refused.is_empty()
+        !self.dirty.is_empty() || !self.ended.is_empty() || !self.starved.is_empty() || !self.refused.is_empty()
     }
 
     /// Ends our side of every connection.
@@ -287,11 +290,10 @@ impl<C: Core> Shard<C> {
                 self.media.ended.push(conn);
             }
             Err(libc::ECANCELED) if given_up => self.lose_media(conn),
-            // Buffers are back before it is armed again, at the end of the turn.
             Ok(_) | Err(libc::ECANCELED) => self.rearm.push(Armed::Media(conn)),
             Err(libc::ENOBUFS) => {
                 self.metrics.count(Counter::BufferStarved);
-                self.rearm.push(Armed::Media(conn));
+                self.media.starved.push_back(conn);
             }
             Err(_) => self.lose_media(conn),
         }
@@ -422,6 +424,15 @@ impl<C: Core> Shard<C> {
         let Some(connection) = self.media.find(conn) else { return };
         if !connection.ended && connection.receive.next() == Step::Arm {
             self.ring.receive_media(&connection.fd, token_of(conn));
+        }
+    }
+
+    /// Arms receives that found no buffer, at the end of a turn, when buffers are back: no more than find one, because
+    /// each that does not costs a request and an answer.
+    pub(super) fn arm_starved_media(&mut self) {
+        for _ in 0..self.ring.media_available_count() {
+            let Some(conn) = self.media.starved.pop_front() else { return };
+            self.arm_media(conn);
         }
     }
 
