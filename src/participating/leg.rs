@@ -213,6 +213,13 @@ impl Leg {
     pub fn is_busy(&self) -> bool {
         self.asked != Asked::Nothing || self.answer.is_some()
     }
+
+    /// Bytes on the heap.
+    pub fn heap_len(&self) -> usize {
+        self.dialog.heap_len()
+            + self.answer.as_ref().map_or(0, |answer| size_of::<Answer>() + answer.bytes.len())
+            + self.described.as_ref().map_or(0, |text| text.len())
+    }
 }
 
 /// What a request within a dialog has besides what the dialog says.

@@ -204,7 +204,7 @@ impl Spools {
             }
             (Ok(SpoolReply::Finished { file: finished, head }), Step::Finishing) => {
                 file.step = Step::Committing;
-                self.asks.push_back(Ask::Commit { id, file: finished, head });
+                self.asks.push_back(Ask::Commit { id, file: *finished, head });
             }
             (Ok(_), step) => debug_assert!(false, "an answer that a file in {step:?} did not ask for"),
             (Err(fault), Step::Receiving | Step::Finishing) => self.fail(id, fault),
@@ -587,7 +587,10 @@ mod tests {
         spools.on_piece(SESSION, 0, Bytes::from_static(b"abc"));
         spools.on_complete(SESSION, b"m1", b"message/cpim", 3);
         spools.on_spool_answer(FILE, Ok(SpoolReply::Written(3)));
-        spools.on_spool_answer(FILE, Ok(SpoolReply::Finished { file: finished(3), head: Bytes::from_static(b"abc") }));
+        spools.on_spool_answer(
+            FILE,
+            Ok(SpoolReply::Finished { file: finished(3).into(), head: Bytes::from_static(b"abc") }),
+        );
     }
 
     #[test]
@@ -604,7 +607,7 @@ mod tests {
         assert!(!spools.is_settled());
         spools.on_spool_answer(FILE, Ok(SpoolReply::Written(2)));
         let head = Bytes::from_static(b"abcde");
-        spools.on_spool_answer(FILE, Ok(SpoolReply::Finished { file: finished(5), head: head.clone() }));
+        spools.on_spool_answer(FILE, Ok(SpoolReply::Finished { file: finished(5).into(), head: head.clone() }));
         assert_eq!(asks(&mut spools), [Ask::Written(SESSION, 2), Ask::Commit { id: FILE, file: finished(5), head }]);
         assert!(spools.on_stored(FILE, Ok(true)).is_some());
         assert_eq!(asks(&mut spools), [Ask::Committed(SESSION, Ok(()))]);
@@ -795,7 +798,7 @@ mod tests {
                 ..ContentFile::default()
             };
             let ticket = Waiting::Spool(id).ticket();
-            let answer = Ok(SpoolReply::Finished { file, head: Bytes::from_static(HEAD.as_bytes()) });
+            let answer = Ok(SpoolReply::Finished { file: file.into(), head: Bytes::from_static(HEAD.as_bytes()) });
             core.handle_input(Input::Spool { ticket, answer }, now());
             match core.poll_effect() {
                 Some(Effect::Store { ticket, command }) => {
