@@ -123,7 +123,7 @@ impl Load {
             self.receive(&mut outcome, &mut sent_at);
         }
         for _ in 1..self.window {
-            self.receive(&mut Outcome::default(), &mut Vec::new());
+            self.receive(&mut Outcome::default(), &mut []);
         }
         outcome
     }
@@ -163,7 +163,7 @@ impl Load {
         }
     }
 
-    fn receive(&mut self, outcome: &mut Outcome, sent_at: &mut Vec<Moment>) {
+    fn receive(&mut self, outcome: &mut Outcome, sent_at: &mut [Moment]) {
         for (index, (_, sink)) in self.pairs.iter_mut().enumerate() {
             sink.read_exact(&mut self.buffer).expect("what was sent");
             outcome.messages += 1;

@@ -723,6 +723,76 @@ mod tests {
     }
 
     #[test]
+    fn media_bytes_come_in_pieces_that_may_be_kept() {
+        use std::io::Write;
+        let buffers = BufferPlan { count: 4, len: 4096, stride: 4096 };
+        for incremental in [true, false] {
+            let plan = SharedPlan { buffers, offered_count: 1, incremental };
+            let mut ring = Ring::new(RingPlan { media: [plan; 2], ..small() }).unwrap();
+            let (ours, mut theirs) = UnixStream::pair().unwrap();
+            let token = Token { slot: 1, generation: 2 };
+            ring.receive_media(&ours, token);
+            let mut kept = Vec::new();
+            for number in 0..8u8 {
+                theirs.write_all(&[number; 700]).unwrap();
+                let mut completions = Vec::new();
+                wait(&mut ring, &mut completions);
+                assert_eq!((completions.len(), completions[0].token), (1, token));
+                let completion = completions.remove(0);
+                let piece = completion.piece.unwrap();
+                assert_eq!(ring.media_bytes(&piece).len() as u32, completion.result.unwrap());
+                let (Shared::InPlace(bytes) | Shared::Copied(bytes)) = ring.share(&piece);
+                kept.push(bytes);
+                ring.recycle_media(piece);
+                if !completion.more {
+                    ring.receive_media(&ours, token);
+                }
+            }
+            drop(theirs);
+            let mut completions = Vec::new();
+            while completions.last().is_none_or(|last: &Completion| last.result != Ok(0)) {
+                wait(&mut ring, &mut completions);
+                for completion in &mut completions {
+                    let Some(piece) = completion.piece.take() else { continue };
+                    kept.push(Bytes::copy_from_slice(ring.media_bytes(&piece)));
+                    ring.recycle_media(piece);
+                }
+            }
+            drop(ring);
+            let expected: Vec<u8> = (0..8).flat_map(|number| [number; 700]).collect();
+            assert!(kept.concat() == expected, "incremental: {incremental}");
+        }
+    }
+
+    #[test]
+    fn a_media_receive_ends_when_it_is_cancelled_and_only_then() {
+        use std::io::Write;
+        let mut ring = Ring::new(small()).unwrap();
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let (token, other) = (Token { slot: 1, generation: 2 }, Token { slot: 1, generation: 3 });
+        ring.receive_media(&ours, token);
+        ring.cancel_media(other);
+        theirs.write_all(b"x").unwrap();
+        let mut completions = Vec::new();
+        wait(&mut ring, &mut completions);
+        assert!(completions[0].result == Ok(1) && completions[0].more);
+        ring.recycle_media(completions.remove(0).piece.unwrap());
+        ring.cancel_media(token);
+        wait(&mut ring, &mut completions);
+        assert!(completions[0].result == Err(libc::ECANCELED) && !completions[0].more);
+        assert_eq!(completions[0].token, token);
+    }
+
+    #[test]
+    fn a_short_media_send_gives_the_rest_back() {
+        let mut send = StreamSend::empty();
+        for (sent, rest) in [(0, &["abc", "defg", "hi"][..]), (3, &["defg", "hi"]), (4, &["efg", "hi"]), (9, &[])] {
+            send.bytes = ["abc", "", "defg", "hi"].map(Bytes::from).to_vec();
+            assert_eq!(send.unsent(sent), rest);
+        }
+    }
+
+    #[test]
     fn an_eventfd_ends_a_wait() {
         use crate::base::mailbox::Wake;
         let mut ring = Ring::new(small()).unwrap();

@@ -33,7 +33,7 @@ pub struct Piece {
     len: u32,
 }
 
-/// What came of [`SharedPool::share`].
+/// What came of [`super::ring::Ring::share`].
 pub enum Shared {
     /// The bytes are those of the buffer.
     InPlace(Bytes),
@@ -322,3 +322,179 @@ impl Drop for Region {
 
 /// The kernel's `IOU_PBUF_RING_INC`.
 const INCREMENTAL: u16 = 2;
+
+#[cfg(test)]
+mod tests {
+    use super::super::ring::build;
+    use super::*;
+
+    const LEN: usize = 256;
+
+    fn pool(count: u16, offered_count: u16, incremental: bool) -> SharedPool {
+        let ring = build(8, 16).unwrap();
+        let buffers = BufferPlan { count, len: LEN, stride: LEN };
+        let plan = SharedPlan { buffers, offered_count, incremental };
+        // The pool outlives its ring: the kernel has forgotten it then, and the test plays its part.
+        SharedPool::register(&ring.submitter(), 9, [plan, SharedPlan { incremental: false, ..plan }]).unwrap()
+    }
+
+    /// The buffers that the kernel was offered, from the earliest on.
+    fn offered(pool: &SharedPool) -> Vec<u16> {
+        let first = pool.tail.wrapping_sub(pool.offered_count);
+        (0..pool.offered_count)
+            .map(|index| {
+                let entry = usize::from(first.wrapping_add(index) & (pool.count - 1));
+                // SAFETY: inside the entries, which nothing changes meanwhile.
+                unsafe { (*pool.entries.as_ptr().add(entry)).bid() }
+            })
+            .collect()
+    }
+
+    fn receive(pool: &mut SharedPool, len: usize) -> Piece {
+        let buffer = offered(pool)[0];
+        pool.piece(buffer, len, false)
+    }
+
+    fn in_place(shared: Shared) -> Bytes {
+        match shared {
+            Shared::InPlace(bytes) => bytes,
+            Shared::Copied(_) => panic!("there are buffers to spare"),
+        }
+    }
+
+    #[test]
+    fn a_buffer_comes_back_when_its_last_part_is_let_go_by_whichever_thread() {
+        let mut pool = pool(4, 2, false);
+        assert_eq!(offered(&pool).len(), 2);
+        let piece = receive(&mut pool, 10);
+        let (first, second) = (in_place(pool.share(&piece)), in_place(pool.share(&piece)));
+        let buffer = piece.buffer;
+        pool.recycle(piece);
+        pool.publish();
+        assert!(!offered(&pool).contains(&buffer) && !pool.free.contains(&buffer));
+        drop(first);
+        pool.publish();
+        assert!(!pool.free.contains(&buffer), "one part is still held");
+        std::thread::spawn(move || drop(second)).join().unwrap();
+        assert_eq!(pool.region.held_count.load(Ordering::Relaxed), 0);
+        pool.publish();
+        assert!(pool.free.contains(&buffer));
+        pool.publish();
+        assert_eq!(pool.free.iter().filter(|free| **free == buffer).count(), 1, "it is free once");
+    }
+
+    #[test]
+    fn a_part_that_is_let_go_before_its_piece_leaves_the_buffer_to_the_piece() {
+        let mut pool = pool(4, 1, false);
+        let piece = receive(&mut pool, 10);
+        drop(in_place(pool.share(&piece)));
+        pool.publish();
+        assert_eq!(pool.available_count(), 1);
+        let buffer = piece.buffer;
+        assert!(!pool.free.contains(&buffer));
+        pool.recycle(piece);
+        assert!(pool.free.contains(&buffer));
+        // The mark that the part left behind is an old one.
+        pool.publish();
+        pool.publish();
+        assert_eq!(pool.free.len() + offered(&pool).len(), 4);
+    }
+
+    #[test]
+    fn half_of_the_buffers_may_be_held_and_the_others_go_on() {
+        let mut pool = pool(8, 2, false);
+        let (mut held, mut copied) = (Vec::new(), 0);
+        for _ in 0..20 {
+            let piece = receive(&mut pool, LEN);
+            match pool.share(&piece) {
+                Shared::InPlace(bytes) => held.push(bytes),
+                Shared::Copied(bytes) => {
+                    assert_eq!(bytes.len(), LEN);
+                    copied += 1;
+                }
+            }
+            pool.recycle(piece);
+            pool.publish();
+            assert_eq!(offered(&pool).len(), 2, "the kernel always has buffers");
+        }
+        assert_eq!((held.len(), copied), (4, 16));
+        held.clear();
+        pool.publish();
+        let piece = receive(&mut pool, 1);
+        in_place(pool.share(&piece));
+        pool.recycle(piece);
+    }
+
+    #[test]
+    fn a_buffer_that_is_filled_in_steps_waits_for_all_its_pieces_and_for_the_kernel() {
+        let mut pool = pool(4, 1, true);
+        assert!(pool.incremental, "Linux 6.12");
+        let buffer = offered(&pool)[0];
+        // SAFETY: the test is the kernel; nobody reads the bytes yet.
+        unsafe { std::ptr::copy_nonoverlapping(b"onetwo".as_ptr(), pool.region.start_of(buffer), 6) };
+        let (one, two) = (pool.piece(buffer, 3, true), pool.piece(buffer, 3, true));
+        assert_eq!((pool.bytes(&one), pool.bytes(&two)), (&b"one"[..], &b"two"[..]));
+        let kept = in_place(pool.share(&two));
+        pool.recycle(one);
+        pool.recycle(two);
+        pool.publish();
+        assert_eq!(offered(&pool), [buffer], "the kernel goes on with it");
+        let rest = pool.piece(buffer, LEN - 6, false);
+        assert_eq!(pool.available_count(), 1, "another one");
+        pool.recycle(rest);
+        pool.publish();
+        assert_ne!(offered(&pool), [buffer]);
+        assert!(!pool.free.contains(&buffer), "a part is held");
+        assert_eq!(kept, "two");
+        drop(kept);
+        pool.publish();
+        assert!(pool.free.contains(&buffer));
+    }
+
+    #[test]
+    fn what_is_held_outlives_the_pool() {
+        let mut pool = pool(2, 1, false);
+        let piece = receive(&mut pool, 5);
+        let kept = in_place(pool.share(&piece));
+        pool.recycle(piece);
+        drop(pool);
+        assert_eq!(kept, [0; 5][..]);
+    }
+
+    #[test]
+    fn many_threads_letting_go_lose_no_buffer() {
+        let mut pool = pool(64, 16, false);
+        let (door, parts) = std::sync::mpsc::channel::<Bytes>();
+        let parts = std::sync::Arc::new(std::sync::Mutex::new(parts));
+        let droppers: Vec<_> = (0..3)
+            .map(|_| {
+                let parts = parts.clone();
+                std::thread::spawn(move || {
+                    loop {
+                        let part = parts.lock().unwrap().recv();
+                        if part.map(drop).is_err() {
+                            return;
+                        }
+                    }
+                })
+            })
+            .collect();
+        for round in 0..20_000 {
+            let piece = receive(&mut pool, 1 + round % LEN);
+            if let Shared::InPlace(bytes) = pool.share(&piece) {
+                door.send(bytes.clone()).unwrap();
+                drop(bytes);
+            }
+            pool.recycle(piece);
+            pool.publish();
+            assert_eq!(offered(&pool).len(), 16);
+        }
+        drop(door);
+        droppers.into_iter().for_each(|dropper| dropper.join().unwrap());
+        pool.publish();
+        assert_eq!(pool.region.held_count.load(Ordering::Relaxed), 0);
+        let mut all = [offered(&pool), pool.free.clone()].concat();
+        all.sort_unstable();
+        assert_eq!(all, (0..64).collect::<Vec<_>>(), "each is somewhere, once");
+    }
+}
