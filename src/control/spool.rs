@@ -244,7 +244,7 @@ impl Service {
                 // What follows is the store's, or a Discard: neither needs the file open.
                 self.close(lane, Fault::Broken).await;
                 let file = ContentFile { spool: Some(id), sha256, len, content_type, ..ContentFile::default() };
-                Ok(SpoolReply::Finished { file, head })
+                Ok(SpoolReply::Finished { file: Box::new(file), head })
             }
             Err(error) => Err(self.fail(lane, error).await),
         }
@@ -563,7 +563,7 @@ mod tests {
 
     fn finished(answer: Result<SpoolReply, Fault>) -> (ContentFile, Bytes) {
         match answer {
-            Ok(SpoolReply::Finished { file, head }) => (file, head),
+            Ok(SpoolReply::Finished { file, head }) => (*file, head),
             other => panic!("not finished: {other:?}"),
         }
     }

@@ -548,7 +548,8 @@ fn feature_of(service: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::id::Aor;
+    use crate::base::id::{Aor, ConnId};
+    use crate::msrp::effect::ConnectTicket;
     use crate::participating::input::Input;
     use crate::participating::preferences::{DeviceSelection, Profile};
     use crate::participating::storage::{Command, Reply, Shelf};
@@ -766,7 +767,7 @@ mod tests {
         let invite = left[0].clone();
         let left = bench.take(&invite);
         let acks = starts(&left, "ACK sip:bob@203.0.113.1:5099 SIP/2.0\r\n");
-        assert_eq!((acks.len(), left.len()), (1, 1), "{left:?}");
+        assert_eq!((acks.len(), starts(&left, "Media(Connect").len(), left.len()), (1, 1, 2), "{left:?}");
         assert!(acks[0].contains("CSeq: 1 ACK\r\n"));
         assert_eq!(starts(&bench.take(&invite), "ACK ").len(), 1, "a repeated 2xx is acknowledged again");
 
@@ -957,5 +958,124 @@ mod tests {
             bench.core.deliveries.set_progress(id, Some(progress));
             assert_eq!(bench.core.resume_point(id), offset);
         }
+    }
+
+    /// One MSRP connection of a device that connected, or was connected to.
+    struct Wire {
+        conn: ConnId,
+    }
+
+    impl Wire {
+        /// Opens the connection that the relay asks for.
+        fn connect(bench: &mut Bench, left: &Left) -> Self {
+            let ticket =
+                left.iter().find_map(|text| text.strip_prefix("Media(Connect { ticket: ConnectTicket(")).unwrap();
+            let ticket = ConnectTicket(ticket.split(')').next().unwrap().parse().unwrap());
+            let conn = ConnId { slot: 1, generation: ticket.0 as u32 };
+            let now = bench.now();
+            assert!(bench.core.media_connected(ticket, conn, now));
+            Self { conn }
+        }
+
+        /// What came over it.
+        fn read(&self, bench: &mut Bench) -> Vec<u8> {
+            let (mut batch, mut bytes) = (Vec::new(), Vec::new());
+            while let Some(conn) = bench.core.poll_media() {
+                assert_eq!(conn, self.conn);
+                bench.core.take_media(conn, &mut batch);
+                let len: usize = batch.iter().map(Bytes::len).sum();
+                batch.drain(..).for_each(|piece| bytes.extend_from_slice(&piece));
+                let now = bench.now();
+                bench.core.media_sent(conn, len, now);
+            }
+            bytes
+        }
+
+        /// Answers every chunk of these bytes, each by its transaction id.
+        fn answer(&self, bench: &mut Bench, bytes: &[u8], status: &str) -> Left {
+            let text = String::from_utf8_lossy(bytes).into_owned();
+            for head in text.split("MSRP ").skip(1) {
+                let tid = head.split(' ').next().unwrap();
+                let own = head.split("From-Path: ").nth(1).unwrap().split("\r\n").next().unwrap();
+                let response = format!(
+                    "MSRP {tid} {status}\r\nTo-Path: {own}\r\nFrom-Path: msrp://203.0.113.1:7000/b1;tcp\r\n-------{tid}$\r\n"
+                );
+                let now = bench.now();
+                let copy = Bytes::from(response.clone());
+                bench.core.handle_media(self.conn, response.as_bytes(), &mut || copy.clone(), now);
+            }
+            bench.left()
+        }
+    }
+
+    fn wanted(left: &Left) -> Vec<(usize, usize)> {
+        let number = |text: &str, name: &str| -> usize {
+            let digits = text.split(&format!("{name}: ")).nth(1).unwrap();
+            digits.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap()
+        };
+        starts(left, "Spool").iter().map(|text| (number(text, "offset"), number(text, "len"))).collect()
+    }
+
+    /// Lets the file be read as long as pieces are wanted.
+    fn supply(bench: &mut Bench, mut left: Left) -> Left {
+        let mut others = Vec::new();
+        loop {
+            let Some((offset, len)) = wanted(&left).first().copied() else { break };
+            others.extend(left.into_iter().filter(|text| !text.starts_with("Spool")));
+            let bytes: Vec<u8> = (offset..offset + len).map(|at| (at % 251) as u8).collect();
+            left = bench.read(Ok(SpoolReply::Bytes(Bytes::from(bytes))));
+        }
+        others.extend(left);
+        others
+    }
+
+    #[test]
+    fn a_message_goes_from_its_file_to_the_device_and_goes_on_where_the_device_lost_it() {
+        let (mut bench, left) = Bench::call(&["urn:uuid:1"]);
+        let left = bench.take(&left[0]);
+        let wire = Wire::connect(&mut bench, &left);
+        let binding = wire.read(&mut bench);
+        assert!(!binding.windows(13).any(|bytes| bytes == b"Content-Type:"), "the binding has no body");
+        let left = wire.answer(&mut bench, &binding, "200 OK");
+        supply(&mut bench, left);
+        let first = wire.read(&mut bench);
+        let text = String::from_utf8_lossy(&first).into_owned();
+        let ranges = |text: &str| -> Vec<String> {
+            text.split("Byte-Range: ").skip(1).map(|rest| rest.split("\r\n").next().unwrap().to_owned()).collect()
+        };
+        assert_eq!(ranges(&text)[0], "1-65536/1048576");
+        // Two chunks are acknowledged, then the connection is lost.
+        let second = text.match_indices("MSRP ").nth(2).unwrap().0;
+        let left = wire.answer(&mut bench, text[..second].as_bytes(), "200 OK");
+        supply(&mut bench, left);
+        let now = bench.now();
+        bench.core.media_closed(wire.conn, now);
+        let left = bench.left();
+        assert!(settles(&left, "Retry") && starts(&left, "BYE ").len() == 1, "{left:?}");
+
+        // The same device is called again, and gets the rest under the same Message-ID.
+        bench.seconds += 10;
+        let now = bench.now();
+        bench.core.handle_timeout(now);
+        assert!(starts(&bench.left(), "Store").iter().any(|text| text.contains("PeekDeferred")));
+        let left = bench.stored(Ok(Reply::Queue(vec![message()])));
+        let left = bench.take(starts(&left, "INVITE ")[0]);
+        let wire = Wire::connect(&mut bench, &left);
+        let binding = wire.read(&mut bench);
+        let mut left = wire.answer(&mut bench, &binding, "200 OK");
+        let mut arrived = Vec::new();
+        for _ in 0..16 {
+            left = supply(&mut bench, left);
+            if settles(&left, "Remove") {
+                break;
+            }
+            let chunks = wire.read(&mut bench);
+            arrived.extend(ranges(&String::from_utf8_lossy(&chunks)));
+            left = wire.answer(&mut bench, &chunks, "200 OK");
+        }
+        assert!(settles(&left, "Remove") && bench.is_over(), "{left:?}");
+        assert_eq!(arrived.first().map(String::as_str), Some("131073-196608/1048576"));
+        assert_eq!(arrived.last().map(String::as_str), Some("983041-1048576/1048576"));
+        assert_eq!(arrived.len(), 14);
     }
 }

@@ -51,7 +51,7 @@ pub(super) enum Ask {
     },
     /// A message will be missing in a history.
     HistoryLost,
-    /// A message that was to be kept ended with its session.
+    /// A message that was to be kept will not be.
     BrokenOff,
 }
 
@@ -204,7 +204,7 @@ impl Spools {
             }
             (Ok(SpoolReply::Finished { file: finished, head }), Step::Finishing) => {
                 file.step = Step::Committing;
-                self.asks.push_back(Ask::Commit { id, file: finished, head });
+                self.asks.push_back(Ask::Commit { id, file: *finished, head });
             }
             (Ok(_), step) => debug_assert!(false, "an answer that a file in {step:?} did not ask for"),
             (Err(fault), Step::Receiving | Step::Finishing) => self.fail(id, fault),
@@ -257,7 +257,8 @@ impl Spools {
     }
 
     /// Sessions whose messages are kept, and messages under way.
-    pub(super) fn counts(&self) -> (usize, usize) {
+    #[cfg(test)]
+    fn counts(&self) -> (usize, usize) {
         (self.sessions.len(), self.files.len())
     }
 
@@ -277,7 +278,9 @@ impl Spools {
         }
         match file.errand {
             Errand::History => self.asks.push_back(Ask::HistoryLost),
-            Errand::Defer { .. } | Errand::Store => self.asks.push_back(Ask::Committed(file.session, Err(status))),
+            Errand::Defer { .. } | Errand::Store => {
+                self.asks.extend([Ask::Committed(file.session, Err(status)), Ask::BrokenOff]);
+            }
         }
     }
 
@@ -304,11 +307,11 @@ impl Spools {
                 Some(id)
             }
             None => {
-                let status = status_of(Fault::Busy);
-                known.void = Some(status);
+                // The relay hears of it when the message is whole.
+                known.void = Some(status_of(Fault::Busy));
                 self.asks.push_back(match known.errand {
                     Errand::History => Ask::HistoryLost,
-                    Errand::Defer { .. } | Errand::Store => Ask::Committed(session, Err(status)),
+                    Errand::Defer { .. } | Errand::Store => Ask::BrokenOff,
                 });
                 None
             }
@@ -440,7 +443,9 @@ impl<D: Directory> Core<D> {
                 }
                 Ask::Written(session, len) => self.relay.written(session, len),
                 Ask::Committed(session, outcome) => {
-                    self.metrics.count(if outcome.is_ok() { Counter::LargeKept } else { Counter::LargeAborted });
+                    if outcome.is_ok() {
+                        self.metrics.count(Counter::LargeKept);
+                    }
                     self.relay.committed(session, outcome, now.at);
                 }
                 Ask::Commit { id, file, head } => self.commit_spooled(id, file, &head, now),
@@ -582,7 +587,10 @@ mod tests {
         spools.on_piece(SESSION, 0, Bytes::from_static(b"abc"));
         spools.on_complete(SESSION, b"m1", b"message/cpim", 3);
         spools.on_spool_answer(FILE, Ok(SpoolReply::Written(3)));
-        spools.on_spool_answer(FILE, Ok(SpoolReply::Finished { file: finished(3), head: Bytes::from_static(b"abc") }));
+        spools.on_spool_answer(
+            FILE,
+            Ok(SpoolReply::Finished { file: finished(3).into(), head: Bytes::from_static(b"abc") }),
+        );
     }
 
     #[test]
@@ -599,7 +607,7 @@ mod tests {
         assert!(!spools.is_settled());
         spools.on_spool_answer(FILE, Ok(SpoolReply::Written(2)));
         let head = Bytes::from_static(b"abcde");
-        spools.on_spool_answer(FILE, Ok(SpoolReply::Finished { file: finished(5), head: head.clone() }));
+        spools.on_spool_answer(FILE, Ok(SpoolReply::Finished { file: finished(5).into(), head: head.clone() }));
         assert_eq!(asks(&mut spools), [Ask::Written(SESSION, 2), Ask::Commit { id: FILE, file: finished(5), head }]);
         assert!(spools.on_stored(FILE, Ok(true)).is_some());
         assert_eq!(asks(&mut spools), [Ask::Committed(SESSION, Ok(()))]);
@@ -624,7 +632,8 @@ mod tests {
             until_commit(&mut spools);
             asks(&mut spools);
             assert!(spools.on_stored(FILE, Err(fault)).is_none());
-            assert_eq!(asks(&mut spools), [Ask::Discard(FILE), Ask::Committed(SESSION, Err(status))]);
+            let refused = Ask::Committed(SESSION, Err(status));
+            assert_eq!(asks(&mut spools), [Ask::Discard(FILE), refused, Ask::BrokenOff]);
             assert_eq!(spools.counts(), (1, 0));
         }
     }
@@ -636,7 +645,8 @@ mod tests {
         spools.on_piece(SESSION, 3, Bytes::from_static(b"def"));
         asks(&mut spools);
         spools.on_spool_answer(FILE, Err(Fault::DiskFull));
-        assert_eq!(asks(&mut spools), [Ask::Discard(FILE), Ask::Committed(SESSION, Err(408))]);
+        let refused = Ask::Committed(SESSION, Err(408));
+        assert_eq!(asks(&mut spools), [Ask::Discard(FILE), refused, Ask::BrokenOff]);
         spools.on_spool_answer(FILE, Err(Fault::DiskFull));
         spools.on_piece(SESSION, 6, Bytes::from_static(b"ghi"));
         assert_eq!(asks(&mut spools), [Ask::Written(SESSION, 3)]);
@@ -788,7 +798,7 @@ mod tests {
                 ..ContentFile::default()
             };
             let ticket = Waiting::Spool(id).ticket();
-            let answer = Ok(SpoolReply::Finished { file, head: Bytes::from_static(HEAD.as_bytes()) });
+            let answer = Ok(SpoolReply::Finished { file: file.into(), head: Bytes::from_static(HEAD.as_bytes()) });
             core.handle_input(Input::Spool { ticket, answer }, now());
             match core.poll_effect() {
                 Some(Effect::Store { ticket, command }) => {

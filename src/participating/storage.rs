@@ -109,7 +109,7 @@ pub enum SpoolReply {
     /// The file is durable under its temporary name, for the store to take over.
     Finished {
         /// The file.
-        file: ContentFile,
+        file: Box<ContentFile>,
         /// Its first bytes, as far as CPIM headers reach.
         head: Bytes,
     },
