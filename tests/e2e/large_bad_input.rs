@@ -111,6 +111,7 @@ fn paths_that_are_too_long_or_wrong_are_refused() {
         ("empty", String::new(), call.a.uri.clone()),
         ("another scheme", own.replace("msrp://", "http://"), call.a.uri.clone()),
     ] {
+        println!("{what}");
         let fate = fate_of(to, &bytes(&to_path, &from_path));
         assert!(matches!(fate, Fate::Status(400 | 481) | Fate::Closed), "{what}: {fate:?}");
     }

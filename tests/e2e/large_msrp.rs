@@ -621,8 +621,8 @@ fn a_slow_receiver_stops_its_own_sender_and_nobody_else() {
     let mut world = World::with_bob_and(VARIANTS[0], |config| config.set("large.max_size", "200000000"));
     let mut slow = Call::establish(&mut world, &Plan::default());
     let mut quick = Call::establish(&mut world, &Plan::default());
-    slow.a.wire().take_little();
-    slow.b.wire().take_little();
+    slow.a.wire().set_kernel_buffers(16_384);
+    slow.b.wire().set_kernel_buffers(16_384);
     let body = large_cpim(1 << 20).repeat(40);
     let chunk_len = 65_536;
     let mut bytes = Vec::new();
@@ -643,6 +643,8 @@ fn a_slow_receiver_stops_its_own_sender_and_nobody_else() {
     let other = large_cpim(2 << 20);
     quick.transfer(&other, 65_536, 16);
     // When the device reads, everything arrives, in order and whole.
+    slow.a.wire().set_kernel_buffers(1 << 20);
+    slow.b.wire().set_kernel_buffers(1 << 20);
     let Call { a, b, .. } = &mut slow;
     std::thread::scope(|scope| {
         let receiver = scope.spawn(move || b.receive_message());
