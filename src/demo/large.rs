@@ -34,7 +34,7 @@ pub fn bridge(scene: &mut Scene) -> Result<String, String> {
     let begun = Instant::now();
     let latency = transmit(&mut sender, &letter, &answered)?;
     let took = begun.elapsed();
-    let received = join(receiver)?;
+    let (_bob, received) = join(receiver)?;
     expect_whole(&received, &letter)?;
     expect(received.from_path.split(' ').count() == 2, || format!("From-Path is {:?}", received.from_path))?;
     let rate = MESSAGE_LEN as f64 / took.as_secs_f64() / f64::from(1 << 20);
@@ -62,7 +62,7 @@ pub fn abort(scene: &mut Scene) -> Result<String, String> {
     let total = letter.body.len() as u64;
     let transaction = sender.send("aborted", (1, CHUNK_LEN as u64, total), half, b'#')?;
     sender.expect_ok(&transaction)?;
-    let received = join(receiver)?;
+    let (_bob, received) = join(receiver)?;
     expect(received.aborted && received.len == CHUNK_LEN as u64, || "the receiver was not told".to_owned())?;
     call.end(scene)?;
     let history = scene.admin_list(BOB, "/history")?;
@@ -96,7 +96,7 @@ pub fn defer(scene: &mut Scene) -> Result<String, String> {
     expect_same(&call.invite, &arrival.message, &names)?;
     let answered = Arc::new(AtomicU64::new(0));
     let receiver = answer_invite(scene, &arrival, &answered)?;
-    let received = join(receiver)?;
+    let (_bob, received) = join(receiver)?;
     expect_whole(&received, &letter)?;
     let bye = scene.core_gets(Method::Bye)?;
     let response = response_to(&bye.message, 200, "");
@@ -105,11 +105,14 @@ pub fn defer(scene: &mut Scene) -> Result<String, String> {
     Ok("taken by the appliance, the last 200 after the commit; delivered over MSRP after registration".to_owned())
 }
 
+/// Bob's side reads on a thread of its own, and keeps its connection until somebody hangs up.
+type Receiver = JoinHandle<Result<(Party, Received), String>>;
+
 /// A bridged session: alice's connection, and bob's, which a thread reads.
 struct Session {
     call: Call,
     sender: Party,
-    receiver: JoinHandle<Result<Received, String>>,
+    receiver: Receiver,
     /// Chunks that bob has answered.
     answered: Arc<AtomicU64>,
 }
@@ -214,11 +217,7 @@ fn invite(scene: &mut Scene, letter: &Letter, sdp: &str) -> Result<SipMessage, S
 }
 
 /// Bob's side answers, waits for the ACK and receives aside.
-fn answer_invite(
-    scene: &mut Scene,
-    arrival: &Arrival,
-    answered: &Arc<AtomicU64>,
-) -> Result<JoinHandle<Result<Received, String>>, String> {
+fn answer_invite(scene: &mut Scene, arrival: &Arrival, answered: &Arc<AtomicU64>) -> Result<Receiver, String> {
     let bob = own_uri(scene, "bob");
     answer_with(scene, arrival, &bob)?;
     scene.core_gets(Method::Ack)?;
@@ -238,20 +237,16 @@ fn answer_with(scene: &mut Scene, arrival: &Arrival, own: &str) -> Result<(), St
     scene.draw(Column::Core, Column::Ringpost, &format!("{} (SDP)", title(&response)), &[])
 }
 
-fn receive_aside(
-    own: &str,
-    path: &str,
-    answered: &Arc<AtomicU64>,
-) -> Result<JoinHandle<Result<Received, String>>, String> {
+fn receive_aside(own: &str, path: &str, answered: &Arc<AtomicU64>) -> Result<Receiver, String> {
     let mut party = Party::connect(own, path)?;
     party.send("bind", (1, 0, 0), b"", b'$')?;
     let answered = answered.clone();
-    Ok(std::thread::spawn(move || receive(&mut party, &answered)))
+    Ok(std::thread::spawn(move || receive(&mut party, &answered).map(|received| (party, received))))
 }
 
 /// Sends a letter in chunks, a few ahead of their 200s; no 200 may come before the receiver's.
 fn transmit(sender: &mut Party, letter: &Letter, answered: &Arc<AtomicU64>) -> Result<Histogram<u64>, String> {
-    let mut latency = Histogram::new(3).map_err(|error| error.to_string())?;
+    let mut latency = Histogram::new_with_bounds(1, 60_000_000, 3).map_err(|error| error.to_string())?;
     let total = letter.body.len() as u64;
     let mut waiting: VecDeque<String> = VecDeque::new();
     let mut begun: HashMap<String, Instant> = HashMap::new();
@@ -290,7 +285,7 @@ fn expect_whole(received: &Received, letter: &Letter) -> Result<(), String> {
     })
 }
 
-fn join(receiver: JoinHandle<Result<Received, String>>) -> Result<Received, String> {
+fn join(receiver: Receiver) -> Result<(Party, Received), String> {
     receiver.join().map_err(|_| "the receiver panicked".to_owned())?
 }
 
