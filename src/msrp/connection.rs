@@ -252,17 +252,14 @@ impl Net {
     }
 
     /// Appends to a connection's output without copying. RFC 4975 §7.1.
-    pub fn share(&mut self, id: ConnId, bytes: Bytes) {
-        let Some(connection) =
-            self.table.get_mut(id.slot as usize).and_then(|entry| entry.as_deref_mut()).filter(|found| found.id == id)
-        else {
-            return;
-        };
+    pub fn share(&mut self, id: ConnId, bytes: Bytes) -> Option<&mut Connection> {
+        let connection = self.table.get_mut(id.slot as usize)?.as_deref_mut().filter(|found| found.id == id)?;
         connection.egress.share(&mut self.spare, bytes);
         if !connection.is_listed {
             connection.is_listed = true;
             self.dirty.push_back(id);
         }
+        Some(connection)
     }
 
     /// Sends a whole response or REPORT: behind the open chunk, if there is one. False when there is too much of that.
@@ -270,9 +267,18 @@ impl Net {
     /// RFC 4975 §5.1.
     #[inline]
     pub fn say<const N: usize>(&mut self, id: ConnId, parts: [&[u8]; N]) -> bool {
-        let Some(connection) = self.get_mut(id) else { return false };
+        let Some(connection) =
+            self.table.get_mut(id.slot as usize).and_then(|entry| entry.as_deref_mut()).filter(|found| found.id == id)
+        else {
+            return false;
+        };
         if connection.open.is_none() {
-            return self.write(id, parts).is_some();
+            connection.egress.write(&mut self.spare, parts);
+            if !connection.is_listed {
+                connection.is_listed = true;
+                self.dirty.push_back(id);
+            }
+            return true;
         }
         let later = &mut connection.extra().later;
         let len: usize = parts.iter().map(|part| part.len()).sum();
@@ -297,17 +303,8 @@ impl Net {
     }
 
     /// The chunk in a connection's output has ended: what waited for that goes on. RFC 4975 §5.1.
-    #[inline]
-    pub fn chunk_ended(&mut self, id: ConnId) {
-        let Some(connection) = self.get_mut(id) else { return };
-        connection.open = None;
-        if connection.extra.is_some() {
-            self.after_chunk(id);
-        }
-    }
-
     #[cold]
-    fn after_chunk(&mut self, id: ConnId) {
+    pub fn after_chunk(&mut self, id: ConnId) {
         let Some(extra) = self.get_mut(id).and_then(|connection| connection.extra.as_mut()) else { return };
         let later = std::mem::take(&mut extra.later);
         let waiters = std::mem::take(&mut extra.waiters);

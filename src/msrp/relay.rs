@@ -164,6 +164,12 @@ impl Relay {
         let Some(mut framer) = connection.framer.take() else { return };
         let mut rest = input.bytes;
         loop {
+            if framer.is_idle()
+                && let Some(len) = self.on_plain_ok(conn, rest, now)
+            {
+                rest = &rest[len..];
+                continue;
+            }
             match framer.next(&mut rest) {
                 Framed::Head(head) => {
                     // A head that came in pieces was read twice, and so repeats itself.
