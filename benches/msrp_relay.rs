@@ -40,7 +40,12 @@ impl Scene {
         let plan = OpenPlan { purpose: Purpose::Bridge { record: false }, listeners: [0, 0], size_max: u64::MAX };
         let id = relay.open(plan, NOW).expect("there is room");
         for (side, path, conn) in [(Side::Originating, A_PATH, A), (Side::Terminating, B_PATH, B)] {
-            let leg = LegPlan { peer_path: path.as_bytes(), role: Role::Passive, connect_to: &[], accept_types: b"message/cpim" };
+            let leg = LegPlan {
+                peer_path: path.as_bytes(),
+                role: Role::Passive,
+                connect_to: &[],
+                accept_types: b"message/cpim",
+            };
             relay.negotiate(id, side, leg, NOW);
             assert!(relay.on_accepted(conn, "203.0.113.9:49154".parse().expect("an address"), 0, NOW));
         }

@@ -175,8 +175,7 @@ impl Relay {
         if !session.passage.fields.is_empty() {
             session.passage.fields = Box::default();
         }
-        let Some(connection) =
-            close_chunk(&mut self.net, to, &session.passage.tid, session.passage.has_body, flag)
+        let Some(connection) = close_chunk(&mut self.net, to, &session.passage.tid, session.passage.has_body, flag)
         else {
             return;
         };
@@ -341,7 +340,9 @@ impl Relay {
             session.is_finished |= front.is_last;
             session.pending.pop_front();
             self.net.counts.responses += 1;
-            if session.pending.len() == MSRP_PENDING_COUNT_MAX / 2 || session.pending.front().is_some_and(|front| front.is_done) {
+            if session.pending.len() == MSRP_PENDING_COUNT_MAX / 2
+                || session.pending.front().is_some_and(|front| front.is_done)
+            {
                 self.finish_pending(id, now);
             }
             return;

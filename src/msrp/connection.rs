@@ -143,6 +143,15 @@ impl Connection {
         self.extra.as_ref().is_some_and(|extra| extra.held.is_some())
     }
 
+    /// Frees what an idle connection does not need. RFC 4975 §5.1.
+    pub fn rest(&mut self) {
+        if let Some(framer) = self.framer.as_mut().filter(|framer| framer.is_idle()) {
+            framer.forget();
+            self.route = None;
+        }
+        self.tidy();
+    }
+
     /// Frees what is not needed any more. RFC 4975 §7.1.
     pub fn tidy(&mut self) {
         if self.extra.as_ref().is_some_and(|extra| {
@@ -163,6 +172,8 @@ pub struct Net {
     dirty: VecDeque<ConnId>,
     /// For the shard.
     pub effects: VecDeque<MediaEffect>,
+    /// Connections that the shard was told to close.
+    pub closing: Vec<ConnId>,
     /// Connections whose held input may go on.
     pub releases: Vec<ConnId>,
     /// What happened.
@@ -431,5 +442,14 @@ impl TicketParts {
     pub const fn unpack(ticket: super::effect::ConnectTicket) -> Self {
         let slot = (ticket.0 & 0xf_ffff) as u32;
         Self { id: SlotId { slot, generation: (ticket.0 >> 32) as u32 }, try_count: (ticket.0 >> 20 & 0xfff) as u16 }
+    }
+}
+
+#[cfg(test)]
+impl Connection {
+    /// Bytes behind the connection's pointers.
+    pub fn heap_len(&self) -> usize {
+        let framer = self.framer.as_ref().map_or(0, |framer| size_of::<Framer>() + framer.heap_len());
+        framer + self.extra.as_ref().map_or(0, |_| size_of::<Extra>()) + self.egress.len()
     }
 }

@@ -355,6 +355,20 @@ pub const FINISHED_IDLE: Duration = Duration::from_secs(60);
 pub const UNUSED_IDLE: Duration = Duration::from_secs(180);
 
 #[cfg(test)]
+impl Session {
+    /// Bytes behind the session's pointers.
+    pub fn heap_len(&self) -> usize {
+        let legs = self.legs.iter().map(|leg| {
+            let texts =
+                leg.uri.len() + leg.peer_path.len() + leg.accept_types.len() + leg.head.len() + leg.answer.len();
+            texts + size_of_val(&*leg.connect_to)
+        });
+        let passage = self.passage.message_id.capacity() + self.passage.content_type.len() + self.passage.fields.len();
+        legs.sum::<usize>() + passage + self.pending.capacity() * size_of::<Pending>()
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
