@@ -705,7 +705,9 @@ impl<D: Directory> Core<D> {
             return;
         };
         let to_tag = self.transactions.to_tag(key);
-        let bytes = self.compose_response(message, path, status, reason, extra, &to_tag);
+        // A 100 speaks of a hop, not of a dialog (RFC 3261 §17.2.1).
+        let to_tag: &[u8] = if status == 100 { b"" } else { &to_tag };
+        let bytes = self.compose_response(message, path, status, reason, extra, to_tag);
         if let Some(started) = self.transactions.started(server)
             && status >= 200
         {
