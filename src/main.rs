@@ -82,9 +82,10 @@ fn serve(file: Option<&Path>) -> ExitCode {
 /// Prints the line that scripts wait for, with real ports.
 fn announce(appliance: &Appliance) -> std::io::Result<()> {
     let sip: Vec<_> = appliance.sip_addresses().iter().map(ToString::to_string).collect();
+    let msrp: Vec<_> = appliance.msrp_addresses().iter().map(ToString::to_string).collect();
     let (http, shards) = (appliance.http_address(), appliance.shard_count());
     let mut out = std::io::stdout().lock();
-    writeln!(out, "ringpost ready sip={} http={http} shards={shards}", sip.join(","))?;
+    writeln!(out, "ringpost ready sip={} http={http} msrp={} shards={shards}", sip.join(","), msrp.join(","))?;
     out.flush()
 }
 

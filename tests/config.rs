@@ -63,6 +63,9 @@ fn a_bind_address_of_any_kind_and_port_zero_are_accepted() {
         "[sip]\nlisten = [\"127.0.0.1:5060\", \"[::1]:5060\"]\n[http]\nlisten = \"[::1]:0\"",
         "[sip]\nlisten = \"0.0.0.0:5060\"\nadvertise = \"192.0.2.1\"",
         "[sip]\ncore = \"sip:localhost:5071;transport=tcp\"",
+        "[msrp]\nlisten = \"127.0.0.1:0\"",
+        "[msrp]\nlisten = [\"127.0.0.1:2855\", \"[::1]:2855\", \"127.0.0.1:0\", \"127.0.0.1:0\"]",
+        "[msrp]\nlisten = [\"0.0.0.0:2855\", \"[::]:2855\"]\nadvertise = [\"192.0.2.1\", \"2001:db8::1\"]",
     ] {
         Config::parse("good", text).unwrap_or_else(|error| panic!("{text}: {error}"));
     }

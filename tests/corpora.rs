@@ -20,6 +20,7 @@ fn torture_messages_break_no_target() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut files = files_of(&root.join("tests/torture"));
     assert!(files.len() > 50, "the project's torture messages are there");
+    files.extend(files_of(&root.join("tests/torture/msrp")));
     let outside =
         ["../shared/torture/rfc4475", "../../shared/torture/rfc4475"].map(|folder| files_of(&root.join(folder)));
     let outside = outside.concat();

@@ -9,7 +9,7 @@ use ringpost::sip::scan::Scan;
 use ringpost::testing::fuzz;
 
 /// Header lines of all sorts; some take part in transactions, some are broken.
-const LINES: [&str; 34] = [
+const LINES: [&str; 40] = [
     "Via: SIP/2.0/UDP 198.51.100.1:5060;branch=z9hG4bKa;rport",
     "v: SIP/2.0/TCP [2001:db8::1]:5070;branch=z9hG4bKb, SIP/2.0/UDP c.example ;branch=old",
     "VIA : SIP / 2.0 / UDP d.example\r\n ;received=192.0.2.1",
@@ -44,6 +44,60 @@ const LINES: [&str; 34] = [
     "no colon here",
     ": no name",
     "Subject:",
+    "Record-Route: <sip:p1.example;lr>, \"P, 2\" <sip:p2.example;lr>;x=\"a,b\"",
+    "Record-Route: sip:strict.example;method=INVITE\r\n ;a=b",
+    "Contact: \"Bob\" <sip:bob@[2001:db8::7]:5070;transport=tcp?a=b>;expires=60, <sip:other.example>",
+    "Session-Expires: 1800;refresher=uas",
+    "x: 95",
+    "Min-SE: 2000",
+];
+
+/// Lines of session descriptions of all sorts.
+const SDP_LINES: [&str; 44] = [
+    "m=message 7654 TCP/MSRP *",
+    "m=message 9 tcp/msrp *",
+    "m=message 0 TCP/MSRP *",
+    "m=message 9 TCP/TLS/MSRP *",
+    "m=audio 49170/2 RTP/AVP 0 8",
+    "m=video 0 RTP/AVP 31",
+    "m=broken",
+    "o=alice 2890844526 2890844527 IN IP4 a.example",
+    "o=-",
+    "s=-",
+    "t=0 0",
+    "i=A letter",
+    "b=AS:64",
+    "c=IN IP4 192.0.2.10",
+    "c=IN IP6 2001:db8::1",
+    "c=IN IP4 a.example",
+    "c=",
+    "a=path:msrp://a.example:7654/sa;tcp",
+    "a=path: msrp://r.example:9/r;tcp  msrp://a.example:7654/sa;tcp ",
+    "a=path:http://a.example",
+    "a=Path",
+    "a=accept-types:message/cpim text/plain",
+    "a=accept-types:*",
+    "a=accept-types:text/plain",
+    "a=accept-wrapped-types:text/* image/jpeg",
+    "a=sendonly",
+    "a=recvonly",
+    "a=SendRecv",
+    "a=inactive",
+    "a=setup:active",
+    "a=setup:passive",
+    "a=setup:actpass",
+    "a=setup:holdconn",
+    "a=setup:other",
+    "a=max-size:5000",
+    "a=max-size:99999999999999999999999",
+    "a=msrp-cema",
+    "a=fingerprint:SHA-1 00",
+    "a=file-selector:name:\"a size:9\" size:3",
+    "a=file-transfer-id:t1",
+    "a=file-range:1-3",
+    "a=x-other: 1",
+    "a=:",
+    "k=clear:1",
 ];
 
 const STARTS: [&str; 8] = [
@@ -92,6 +146,33 @@ fn lines() -> impl Strategy<Value = Vec<u8>> {
         text.push_str("\r\n");
         [text.as_bytes(), &body].concat()
     })
+}
+
+/// An INVITE or its answer, from which dialogs are made.
+fn founders() -> impl Strategy<Value = Vec<u8>> {
+    (any::<bool>(), vec(prop_oneof![3 => 34..LINES.len(), 1 => 0..34_usize], 0..8)).prop_map(|(is_request, extra)| {
+        let start = if is_request { "INVITE sip:bob@home.example SIP/2.0" } else { "SIP/2.0 200 OK" };
+        let mut text = format!(
+            "{start}\r\nVia: SIP/2.0/UDP 198.51.100.1:5060;branch=z9hG4bK1\r\nMax-Forwards: 70\r\n\
+             From: <sip:alice@a.example>;tag=1\r\nTo: <sip:bob@home.example>\r\nCall-ID: 1@a.example\r\n\
+             CSeq: 1 INVITE\r\nContact: <sip:alice@192.0.2.3>\r\n"
+        );
+        for index in extra {
+            text.push_str(LINES[index]);
+            text.push_str("\r\n");
+        }
+        text.push_str("Content-Length: 0\r\n\r\n");
+        text.into_bytes()
+    })
+}
+
+/// A session description, usable or not; sometimes an answer behind it.
+fn descriptions() -> impl Strategy<Value = Vec<u8>> {
+    let end = prop_oneof![9 => Just("\r\n"), 1 => Just("\n")];
+    let one = vec((0..SDP_LINES.len(), end), 0..24).prop_map(|lines| {
+        lines.into_iter().fold(String::from("v=0\r\n"), |text, (index, end)| text + SDP_LINES[index] + end)
+    });
+    vec(one, 1..3).prop_map(|descriptions| descriptions.join("\0").into_bytes())
 }
 
 /// So many cases, or as many as `PROPTEST_CASES` says.
@@ -154,6 +235,23 @@ proptest! {
         fuzz::framing(&bytes);
         fuzz::uri(&bytes);
         fuzz::body(&bytes);
+        fuzz::sdp(&bytes);
+        fuzz::sdp(&[b"v=0\r\n", &bytes[..]].concat());
+    }
+
+    #[test]
+    fn descriptions_are_answered_line_by_line(bytes in descriptions()) {
+        fuzz::sdp(&bytes);
+    }
+
+    #[test]
+    fn mutated_descriptions_are_read_and_written_alike(bytes in mutated(descriptions())) {
+        fuzz::sdp(&bytes);
+    }
+
+    #[test]
+    fn dialogs_write_requests_that_name_them(bytes in mutated(founders())) {
+        fuzz::message(&bytes);
     }
 
     #[test]

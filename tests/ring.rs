@@ -538,6 +538,7 @@ impl Node {
                 shard,
                 cpu: None,
                 listeners,
+                media_listeners: Vec::new(),
                 doors: node.doors.clone(),
                 store: Arc::new(Mailbox::new(1, Box::new(Unpark::default()))),
                 spool: Arc::new(Mailbox::new(1, Box::new(Unpark::default()))),

@@ -13,7 +13,7 @@ const CLOCK_READERS: [(&str, &str); 4] = [
 ];
 
 /// Rooms whose public functions are protocol and cite it.
-const PROTOCOL_ROOMS: [&str; 2] = ["src/sip/", "src/cpim/"];
+const PROTOCOL_ROOMS: [&str; 4] = ["src/sip/", "src/sdp/", "src/msrp/", "src/cpim/"];
 
 #[test]
 fn unsafe_stays_in_the_ring() {

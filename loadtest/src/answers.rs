@@ -34,7 +34,7 @@ impl Answers {
 }
 
 /// Where an answer goes: the sent-by of the topmost Via, or the connection the request came on.
-fn target(request: &[u8], from: Peer, known: &mut Vec<(Vec<u8>, SocketAddr)>) -> Peer {
+pub fn target(request: &[u8], from: Peer, known: &mut Vec<(Vec<u8>, SocketAddr)>) -> Peer {
     let Peer::Addr(_) = from else { return from };
     let Some(sent_by) = template::sent_by(request) else { return from };
     if let Some((_, addr)) = known.iter().find(|(text, _)| text == sent_by) {

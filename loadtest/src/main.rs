@@ -13,17 +13,34 @@
 //! | `setup.rs` | registrations and documents before the measurement |
 //! | `answers.rs` | the core's 200 to everything |
 //! | `pager.rs`, `deferral.rs`, `storm.rs` | the scenarios |
-//! | `report.rs` | what is printed |
+//! | `msrp.rs`, `poller.rs`, `media.rs` | MSRP: codec, readiness, both ends of all sessions |
+//! | `calls.rs` | SIP dialogs of large message mode, both ends |
+//! | `peers.rs` | HAProxy and Kamailio, started for one row |
+//! | `rig.rs` | sessions through one of the programs |
+//! | `chunks.rs`, `compare.rs`, `sessions.rs`, `idle.rs`, `message.rs` | the scenarios of large message mode |
+//! | `report.rs`, `table.rs` | what is printed |
 
 mod answers;
 mod appliance;
+mod calls;
+mod chunks;
 mod cli;
+mod compare;
 mod deferral;
 mod http;
+mod idle;
+mod media;
+mod message;
+mod msrp;
 mod pager;
+mod peers;
+mod poller;
 mod report;
+mod rig;
+mod sessions;
 mod setup;
 mod storm;
+mod table;
 mod tcp;
 mod template;
 mod udp;
@@ -48,10 +65,19 @@ fn main() -> ExitCode {
 fn run(arguments: cli::Arguments) -> Result<bool, String> {
     let (common, scenario) = arguments.split();
     common.check()?;
-    let mut stage = setup::Stage::new(&common, &scenario)?;
-    match scenario {
-        cli::Scenario::Pager(options) => pager::run(&common, &options, &mut stage),
-        cli::Scenario::Deferral(options) => deferral::run(&common, &options, &mut stage),
-        cli::Scenario::Storm(options) => storm::run(&common, &options, &mut stage),
+    scenario.check()?;
+    let stage = || {
+        setup::Stage::print_store(&common);
+        setup::Stage::new(&common)
+    };
+    match &scenario {
+        cli::Scenario::Pager(options) => pager::run(&common, options, &mut stage()?),
+        cli::Scenario::Deferral(options) => deferral::run(&common, options, &mut stage()?),
+        cli::Scenario::Storm(options) => storm::run(&common, options, &mut stage()?),
+        cli::Scenario::Chunks(options) => chunks::run(&common, options),
+        cli::Scenario::Compare(options) => compare::run(&common, options),
+        cli::Scenario::Sessions(options) => sessions::run(&common, options),
+        cli::Scenario::Idle(options) => idle::run(&common, options),
+        cli::Scenario::Message(options) => message::run(&common, options),
     }
 }

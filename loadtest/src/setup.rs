@@ -1,11 +1,14 @@
 //! Before the measurement: sockets, CPUs, the appliance, registrations and documents.
 
 use crate::appliance::{Setting, Spawned, Usage};
-use crate::cli::{Common, Scenario, Transport};
+use crate::cli::{Common, Transport};
 use crate::http::Client;
+use crate::rig::Place;
 use crate::template::{self, Places};
 use crate::wire::{self, Side};
+use core_affinity::CoreId;
 use std::net::SocketAddr;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 /// Everything that a scenario plays with.
@@ -24,14 +27,25 @@ pub struct Stage {
     _spawned: Option<Spawned>,
 }
 
+/// Moves this thread, and what it starts from here on, to its CPU.
+pub fn move_to(common: &Common, place: Place) {
+    let cpus = cpus();
+    if !common.no_pin && cpus.len() > 1 {
+        core_affinity::set_for_current(if place == Place::Server { cpus[0] } else { cpus[cpus.len() - 1] });
+    }
+}
+
+/// All CPUs of the process at its start: a thread that was moved sees only its own.
+fn cpus() -> &'static [CoreId] {
+    static CPUS: OnceLock<Vec<CoreId>> = OnceLock::new();
+    CPUS.get_or_init(|| core_affinity::get_core_ids().unwrap_or_default())
+}
+
 impl Stage {
     /// Opens sockets, starts the appliance when asked to, and moves the generator to its CPU.
-    pub fn new(common: &Common, scenario: &Scenario) -> Result<Self, String> {
-        scenario.check()?;
+    pub fn new(common: &Common) -> Result<Self, String> {
         let core_at = if common.spawn.is_some() { SocketAddr::new(common.core.ip(), 0) } else { common.core };
         let core = Side::listen(common.transport, core_at).map_err(|error| format!("--core {core_at}: {error}"))?;
-        let cpus = core_affinity::get_core_ids().unwrap_or_default();
-        let pins = !common.no_pin && cpus.len() > 1;
         let mut spawned = None;
         if let Some(binary) = &common.spawn {
             let transport = if common.transport == Transport::Udp { "udp" } else { "tcp" };
@@ -39,17 +53,15 @@ impl Stage {
             let ip = common.target.ip();
             let temporary = std::env::temp_dir();
             let data_dir = common.data_dir.as_deref().unwrap_or(&temporary);
-            println!("store below {}", data_dir.display());
-            let setting = Setting { binary, data_dir, core: &next_hop, ip, shards: common.shards, pin: pins };
+            let pin = !common.no_pin && cpus().len() > 1;
+            let setting = Setting { binary, data_dir, core: &next_hop, ip, shards: common.shards, pin };
             // A child starts on its parent's CPUs: one shard gets the first, with every helper thread of its process.
-            if pins && common.shards == 1 {
-                core_affinity::set_for_current(cpus[0]);
+            if common.shards == 1 {
+                move_to(common, Place::Server);
             }
             spawned = Some(Spawned::start(&setting)?);
         }
-        if pins {
-            core_affinity::set_for_current(cpus[cpus.len() - 1]);
-        }
+        move_to(common, Place::Generator);
         let target = spawned.as_ref().map_or(common.target, |spawned| spawned.sip);
         let http = spawned.as_ref().map_or(common.http, |spawned| spawned.http);
         let sender = Side::connect(common.transport, target, common.connections)
@@ -62,6 +74,14 @@ impl Stage {
     /// What the appliance has used so far.
     pub fn usage(&self) -> Usage {
         self.server_pid.and_then(Usage::of).unwrap_or_default()
+    }
+
+    /// Where the store of a started appliance is, for the record.
+    pub fn print_store(common: &Common) {
+        if common.spawn.is_some() {
+            let temporary = std::env::temp_dir();
+            println!("store below {}", common.data_dir.as_deref().unwrap_or(&temporary).display());
+        }
     }
 
     /// Registers users, a window at a time. What arrives at the core meanwhile goes to `at_core`.

@@ -14,6 +14,8 @@ pub struct TcpSide {
     addr: SocketAddr,
     listener: Option<TcpListener>,
     connections: Vec<Connection>,
+    /// Connections that were opened at the start.
+    first_count: usize,
     scratch: Vec<u8>,
 }
 
@@ -22,13 +24,19 @@ struct Connection {
     ingress: Vec<u8>,
     egress: Vec<u8>,
     is_open: bool,
+    /// Whom this side has opened it to.
+    opened_to: Option<SocketAddr>,
 }
 
 impl Connection {
     fn new(stream: TcpStream) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         stream.set_nonblocking(true)?;
-        Ok(Self { stream, ingress: Vec::new(), egress: Vec::new(), is_open: true })
+        Ok(Self { stream, ingress: Vec::new(), egress: Vec::new(), is_open: true, opened_to: None })
+    }
+
+    fn open(to: SocketAddr) -> io::Result<Self> {
+        Ok(Self { opened_to: Some(to), ..Self::new(TcpStream::connect(to)?)? })
     }
 }
 
@@ -41,16 +49,22 @@ impl TcpSide {
             addr: listener.local_addr()?,
             listener: Some(listener),
             connections: Vec::new(),
+            first_count: 0,
             scratch: vec![0; READ_LEN],
         })
     }
 
     /// Opens connections to the target.
     pub fn connect(target: SocketAddr, count: u16) -> io::Result<Self> {
-        let connections: Vec<Connection> =
-            (0..count).map(|_| Connection::new(TcpStream::connect(target)?)).collect::<io::Result<_>>()?;
+        let connections: Vec<Connection> = (0..count).map(|_| Connection::open(target)).collect::<io::Result<_>>()?;
         let first = connections.first().ok_or(ErrorKind::InvalidInput)?;
-        Ok(Self { addr: first.stream.local_addr()?, listener: None, connections, scratch: vec![0; READ_LEN] })
+        Ok(Self {
+            addr: first.stream.local_addr()?,
+            listener: None,
+            first_count: connections.len(),
+            connections,
+            scratch: vec![0; READ_LEN],
+        })
     }
 
     /// The listening address, or that of the first connection.
@@ -58,9 +72,19 @@ impl TcpSide {
         self.addr
     }
 
-    /// Connections, closed ones included.
+    /// Connections that were opened at the start, closed ones included.
     pub fn connection_count(&self) -> usize {
-        self.connections.len()
+        self.first_count
+    }
+
+    /// A connection that was opened to this address; opened when there is none.
+    pub fn connection_to(&mut self, addr: SocketAddr) -> io::Result<usize> {
+        let known = |one: &Connection| one.is_open && one.opened_to == Some(addr);
+        if let Some(index) = self.connections.iter().position(known) {
+            return Ok(index);
+        }
+        self.connections.push(Connection::open(addr)?);
+        Ok(self.connections.len() - 1)
     }
 
     /// Everything to poll.

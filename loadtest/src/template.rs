@@ -18,7 +18,7 @@ const USER_LEN: usize = 6;
 const SEQUENCE_MARK: &str = "ltseq";
 
 /// What tells this run's messages from an earlier run's against the same server: eight digits.
-fn run() -> &'static str {
+pub fn run() -> &'static str {
     static RUN: OnceLock<String> = OnceLock::new();
     RUN.get_or_init(|| {
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -138,7 +138,8 @@ pub fn register(places: &Places) -> Result<Template, String> {
     let user = user_uri(0);
     let contact = format!(
         "<sip:{USER_MARK}000000@192.0.2.9:5060>;+sip.instance=\"<urn:uuid:f81d4fae-7dec-11d0-a765-000000000000>\";\
-         +g.3gpp.icsi-ref=\"urn%3Aurn-7%3A3gpp-service.ims.icsi.oma.cpm.msg\";expires=7200"
+         +g.3gpp.icsi-ref=\"urn%3Aurn-7%3A3gpp-service.ims.icsi.oma.cpm.msg,\
+         urn%3Aurn-7%3A3gpp-service.ims.icsi.oma.cpm.largemsg\";expires=7200"
     );
     let inner = [
         ("Via", "SIP/2.0/UDP 192.0.2.9:5060;branch=z9hG4bKue".to_owned()),
@@ -258,6 +259,14 @@ pub fn sent_by(request: &[u8]) -> Option<&[u8]> {
     Some(&after_protocol[..end])
 }
 
+/// The value of the first header of this name; `compact` is its short form, or zero.
+pub fn value<'a>(message: &'a [u8], name: &[u8], compact: u8) -> Option<&'a [u8]> {
+    let head = &message[..head_len(message).unwrap_or(message.len())];
+    let line = lines(head).skip(1).find(|line| is_named(line, name, compact))?;
+    let colon = line.iter().position(|byte| *byte == b':')?;
+    Some(line[colon + 1..].trim_ascii())
+}
+
 /// Content-Length, which every message here has.
 pub fn content_len(head: &[u8]) -> Option<usize> {
     let line = lines(head).skip(1).find(|line| is_named(line, b"content-length", b'l'))?;
@@ -265,13 +274,15 @@ pub fn content_len(head: &[u8]) -> Option<usize> {
     std::str::from_utf8(line[colon + 1..].trim_ascii()).ok()?.parse().ok()
 }
 
-fn is_named(line: &[u8], name: &[u8], compact: u8) -> bool {
+/// True for a header line of this name.
+pub fn is_named(line: &[u8], name: &[u8], compact: u8) -> bool {
     let Some(colon) = line.iter().take(name.len() + 4).position(|byte| *byte == b':') else { return false };
     let written = line[..colon].trim_ascii_end();
     written.eq_ignore_ascii_case(name) || (written.len() == 1 && written[0].eq_ignore_ascii_case(&compact))
 }
 
-fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+/// Lines without their ends.
+pub fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = text;
     std::iter::from_fn(move || {
         if rest.is_empty() {
@@ -305,7 +316,8 @@ fn find_all<'a>(text: &'a [u8], wanted: &'a [u8]) -> impl Iterator<Item = usize>
     })
 }
 
-fn write_hex(place: &mut [u8], mut number: u64) {
+/// Fills a place with hexadecimal digits.
+pub fn write_hex(place: &mut [u8], mut number: u64) {
     for digit in place.iter_mut().rev() {
         *digit = b"0123456789abcdef"[(number & 15) as usize];
         number >>= 4;

@@ -67,6 +67,14 @@ impl Side {
         }
     }
 
+    /// The peer at an address; over TCP the connection to it, opened when there is none.
+    pub fn peer_at(&mut self, addr: SocketAddr) -> Option<Peer> {
+        match self {
+            Self::Udp(_) => Some(Peer::Addr(addr)),
+            Self::Tcp(side) => side.connection_to(addr).ok().map(Peer::Connection),
+        }
+    }
+
     /// Sends what is queued, as far as the kernel takes it.
     pub fn flush(&mut self) -> io::Result<()> {
         match self {
@@ -102,7 +110,13 @@ impl Side {
 
 /// Sleeps until something arrives at either side or the time is over.
 pub fn wait(sides: [&Side; 2], longest: Duration) -> io::Result<()> {
+    wait_also(sides, None, longest)
+}
+
+/// The same with one more descriptor.
+pub fn wait_also(sides: [&Side; 2], more: Option<RawFd>, longest: Duration) -> io::Result<()> {
     let mut descriptors = Vec::with_capacity(8);
+    descriptors.extend(more.map(|fd| (fd, false)));
     for side in sides {
         side.descriptors(&mut descriptors);
     }

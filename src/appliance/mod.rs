@@ -18,7 +18,7 @@ use crate::control::subscribers::Subscribers;
 use crate::metrics::counters::ShardMetrics;
 use crate::participating::core::Core;
 use crate::participating::settings::Listener;
-use crate::shard::{self, Doors, ListenerSockets, Plan, ShardThread, clock};
+use crate::shard::{self, Doors, ListenerSockets, MediaListener, Plan, ShardThread, clock};
 use crate::store::{self, Options, Store, StoreMetrics, StoreThread};
 use crate::uring::probe::{Missing, probe};
 use std::fmt;
@@ -36,6 +36,7 @@ const NODE: NodeId = NodeId(0);
 /// A running appliance.
 pub struct Appliance {
     sip: Vec<SocketAddr>,
+    msrp: Vec<SocketAddr>,
     http: SocketAddr,
     shards: Vec<ShardThread>,
     admin: JoinHandle<()>,
@@ -72,6 +73,8 @@ impl Appliance {
         let shard_count = config.shard_count();
         let sockets = attempt("sip.listen ", shard::bind(&config.sip.listen, config.sip.shard_port, shard_count))?;
         let sip = sockets.first().map(|first| first.iter().map(|one| one.well_known).collect()).unwrap_or_default();
+        let media = attempt("msrp.listen ", shard::bind_media(&config.msrp.listen, shard_count))?;
+        let msrp = media.first().map(|first| first.iter().map(|one| one.addr).collect()).unwrap_or_default();
         let listener =
             TcpListener::bind(config.http.listen).and_then(|listener| Ok((listener.local_addr()?, listener)));
         let (http, listener) = attempt(&format!("http.listen {}: ", config.http.listen), listener)?;
@@ -122,7 +125,7 @@ impl Appliance {
             control: &control_mailbox,
             subscribers: &subscribers,
         };
-        let shards = start_shards(config, sockets, &metrics, &shared)?;
+        let shards = start_shards(config, sockets.into_iter().zip(media).collect(), &metrics, &shared)?;
 
         let admin_stop = Stop::default();
         let state = AdminState {
@@ -154,12 +157,17 @@ impl Appliance {
             }
         });
         let admin = attempt("control thread: ", admin)?;
-        Ok(Self { sip, http, shards, admin, admin_stop, store, shards_gone })
+        Ok(Self { sip, msrp, http, shards, admin, admin_stop, store, shards_gone })
     }
 
     /// The addresses SIP is taken on, in the order of `sip.listen`, with real ports.
     pub fn sip_addresses(&self) -> Vec<SocketAddr> {
         self.sip.clone()
+    }
+
+    /// The addresses the first shard takes MSRP on, in the order of `msrp.listen`, with real ports.
+    pub fn msrp_addresses(&self) -> Vec<SocketAddr> {
+        self.msrp.clone()
     }
 
     /// The address HTTP is taken on.
@@ -202,7 +210,7 @@ struct Shared<'a> {
 
 fn start_shards(
     config: &Config,
-    sockets: Vec<Vec<ListenerSockets>>,
+    sockets: Vec<(Vec<ListenerSockets>, Vec<MediaListener>)>,
     metrics: &[Arc<ShardMetrics>],
     shared: &Shared<'_>,
 ) -> Result<Vec<ShardThread>, StartError> {
@@ -213,22 +221,24 @@ fn start_shards(
     };
     let own_addresses: Vec<SocketAddr> = sockets
         .iter()
-        .flatten()
+        .flat_map(|(listeners, _)| listeners)
         .zip((0..config.sip.listen.len()).cycle())
         .flat_map(|(one, index)| [advertised(index, one.well_known), advertised(index, one.own)])
         .collect();
     let steering_seed = u64::from_le_bytes(random()?);
     let cpus = core_affinity::get_core_ids().unwrap_or_default();
     let mut threads = Vec::with_capacity(sockets.len());
-    for (index, (listeners, metrics)) in sockets.into_iter().zip(metrics).enumerate() {
+    for (index, ((listeners, media_listeners), metrics)) in sockets.into_iter().zip(metrics).enumerate() {
         let shard = ShardId(index as u16);
         let addresses = listeners.iter().enumerate().map(|(index, one)| Listener {
             well_known: advertised(index, one.well_known),
             own: advertised(index, one.own),
         });
+        // The port names the shard, whatever address peers are told.
+        let msrp = media_listeners.iter().zip(&config.msrp.advertise);
         let settings = Arc::new(config.settings(Placement {
             listeners: addresses.collect(),
-            msrp: config.msrp.listen.clone(),
+            msrp: msrp.map(|(one, ip)| SocketAddr::new(*ip, one.addr.port())).collect(),
             own_addresses: own_addresses.clone(),
             shard_count,
             steering_seed,
@@ -238,6 +248,7 @@ fn start_shards(
             shard,
             cpu,
             listeners,
+            media_listeners,
             doors: shared.doors.clone(),
             store: shared.store.clone(),
             spool: shared.spool.clone(),

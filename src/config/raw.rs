@@ -172,8 +172,10 @@ section! {
 section! {
     /// `[msrp]`
     Msrp {
-        /// First listening address; shard n uses port + n.
-        listen: String,
+        /// First listening addresses; shard n uses port + n.
+        listen: OneOrMany,
+        /// Addresses to write instead of the listening ones.
+        advertise: OneOrMany,
         /// Who answers a chunk.
         ack: Scalar,
         /// How a=path is written.

@@ -52,10 +52,26 @@ struct Check<'a> {
     document: &'a Document<'a>,
 }
 
+/// The two keys that say where one protocol is listened for.
+struct Listening<'a> {
+    listen_key: &'static str,
+    listen: &'a Key<OneOrMany>,
+    default: &'static str,
+    advertise_key: &'static str,
+    advertise: &'a Key<OneOrMany>,
+}
+
 /// Sections.
 impl Check<'_> {
     fn sip(&self, raw: &raw::Sip, look_up: &LookUp) -> Result<Sip> {
-        let listen = self.listen(raw)?;
+        let sip = Listening {
+            listen_key: "sip.listen",
+            listen: &raw.listen,
+            default: "127.0.0.1:5060",
+            advertise_key: "sip.advertise",
+            advertise: &raw.advertise,
+        };
+        let listen = self.listen(&sip)?;
         let hosts = self.hosts(raw)?;
         let around = Surroundings { hosts: &hosts, listen: &listen, look_up };
         let core = match &raw.core {
@@ -69,7 +85,7 @@ impl Check<'_> {
         Ok(Sip {
             host: self.host(&raw.host)?,
             shard_port: self.number("sip.shard_port", &raw.shard_port, 5080, 0..=65_535)? as u16,
-            advertise: self.advertise(raw, &listen)?,
+            advertise: self.advertise(&sip, &listen)?,
             core,
             isf: raw.isf.as_ref().map(|text| self.peer("sip.isf", text, &around)).transpose()?,
             isf_failure: self.word("sip.isf_failure", &raw.isf_failure, ISF_FAILURES)?,
@@ -82,10 +98,10 @@ impl Check<'_> {
         })
     }
 
-    fn listen(&self, raw: &raw::Sip) -> Result<Vec<SocketAddr>> {
-        let key = "sip.listen";
-        let listen = self.texts(key, &raw.listen, &["127.0.0.1:5060"], address)?;
-        let place = place_of(&raw.listen);
+    fn listen(&self, keys: &Listening<'_>) -> Result<Vec<SocketAddr>> {
+        let key = keys.listen_key;
+        let listen = self.texts(key, keys.listen, &[keys.default], address)?;
+        let place = place_of(keys.listen);
         if listen.is_empty() {
             return Err(self.fault(key, place, "is empty (at least one address)"));
         }
@@ -98,21 +114,22 @@ impl Check<'_> {
         Ok(listen)
     }
 
-    fn advertise(&self, raw: &raw::Sip, listen: &[SocketAddr]) -> Result<Vec<IpAddr>> {
-        let key = "sip.advertise";
-        let place = place_of(&raw.advertise);
-        let advertise = self.texts(key, &raw.advertise, &[], |text| {
+    fn advertise(&self, keys: &Listening<'_>, listen: &[SocketAddr]) -> Result<Vec<IpAddr>> {
+        let key = keys.advertise_key;
+        let place = place_of(keys.advertise);
+        let advertise = self.texts(key, keys.advertise, &[], |text| {
             text.parse::<IpAddr>().map_err(|_| format!("{} is not an IP address (without a port)", shown(text)))
         })?;
         if advertise.is_empty() {
             if let Some(addr) = listen.iter().find(|addr| addr.ip().is_unspecified()) {
-                let problem = format!("{addr} tells peers no address to answer to (set sip.advertise)");
-                return Err(self.fault("sip.listen", place_of(&raw.listen), &problem));
+                let problem = format!("{addr} tells peers no address to answer to (set {key})");
+                return Err(self.fault(keys.listen_key, place_of(keys.listen), &problem));
             }
             return Ok(listen.iter().map(SocketAddr::ip).collect());
         }
         if advertise.len() != listen.len() {
-            let problem = format!("has {} entries for {} of sip.listen (one for each)", advertise.len(), listen.len());
+            let (count, wanted) = (advertise.len(), listen.len());
+            let problem = format!("has {count} entries for {wanted} of {} (one for each)", keys.listen_key);
             return Err(self.fault(key, place, &problem));
         }
         for (ip, addr) in advertise.iter().zip(listen) {
@@ -254,9 +271,17 @@ impl Check<'_> {
     }
 
     fn msrp(&self, raw: &raw::Msrp) -> Result<Msrp> {
+        let keys = Listening {
+            listen_key: "msrp.listen",
+            listen: &raw.listen,
+            default: "127.0.0.1:2855",
+            advertise_key: "msrp.advertise",
+            advertise: &raw.advertise,
+        };
+        let listen = self.listen(&keys)?;
         Ok(Msrp {
-            listen: vec![self.text("msrp.listen", &raw.listen, "127.0.0.1:2855", address)?],
-            advertise: Vec::new(),
+            advertise: self.advertise(&keys, &listen)?,
+            listen,
             ack: self.word("msrp.ack", &raw.ack, MSRP_ACKS)?,
             path_mode: self.word("msrp.path_mode", &raw.path_mode, PATH_MODES)?,
         })
@@ -333,6 +358,9 @@ impl Check<'_> {
             match blamed.key {
                 "sip.shard_port" => {
                     format!("{addr} is wanted twice: sip.listen has this IP in two entries (0, or one entry per IP)")
+                }
+                "msrp.listen" => {
+                    format!("{addr} is wanted twice: each entry takes a port for every shard (ports apart)")
                 }
                 _ => format!("{addr} is there twice (different addresses)"),
             }

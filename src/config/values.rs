@@ -216,9 +216,9 @@ impl LogLevel {
 /// MSRP (`[msrp]`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Msrp {
-    /// First listening address of each family or interface; shard n uses port + n.
+    /// First listening address of each family or interface; shard n uses port + n. Port 0 is the kernel's choice.
     pub listen: Vec<SocketAddr>,
-    /// Addresses that peers are told, where one listens on an unspecified one.
+    /// What peers are told instead, one per entry of `listen`; never unspecified.
     pub advertise: Vec<IpAddr>,
     /// Who answers a chunk.
     pub ack: Acknowledgement,

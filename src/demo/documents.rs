@@ -63,7 +63,7 @@ pub fn configuration(core: SocketAddr, isf: SocketAddr, data_dir: &Path) -> Stri
     format!(
         "[sip]\nhost = \"pf.home.example\"\nlisten = \"127.0.0.1:0\"\nshard_port = 0\ncore = \"{core}\"\n\
          isf = \"sip:{isf}\"\n[shards]\ncount = 2\npin = false\n[store]\ndata_dir = {data_dir}\n\
-         [http]\nlisten = \"127.0.0.1:0\"\n[log]\nlevel = \"warn\"\n"
+         [http]\nlisten = \"127.0.0.1:0\"\n[msrp]\nlisten = \"127.0.0.1:0\"\n[log]\nlevel = \"warn\"\n"
     )
 }
 

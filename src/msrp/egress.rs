@@ -79,6 +79,16 @@ impl Egress {
         }
     }
 
+    /// Drops all that waits: the connection has ended. RFC 4975 §5.4.
+    pub fn discard(&mut self) {
+        if let Some(buffer) = &mut self.buffer {
+            buffer.queue.clear();
+            buffer.tail = BytesMut::new();
+        }
+        self.sent_total += self.len() as u64;
+        (self.waiting_len, self.flight_len) = (0, 0);
+    }
+
     /// Gives the buffer back. RFC 4975 §7.1.
     pub fn release(&mut self, spare: &mut Spare) {
         if let Some(buffer) = self.buffer.take() {

@@ -5,7 +5,7 @@
 //! is held back, and that is known without storing it.
 
 use super::head::{
-    self, END_LINE_MARK, EndLine, Flag, FramingFault, Head, SeenPaths, Step, TRANSACTION_ID_LEN_MAX, WINDOW_LEN,
+    self, END_LINE_MARK, EndLine, Flag, FramingFault, Head, Kind, SeenPaths, Step, TRANSACTION_ID_LEN_MAX, WINDOW_LEN,
 };
 use memchr::memmem;
 use std::ops::Range;
@@ -124,7 +124,7 @@ impl Framer {
         self.body.len
     }
 
-    /// Whether the body is as its Byte-Range says: asked after [`Event::End`], all of it; before, as far as it is known.
+    /// Whether the body of a SEND is as its Byte-Range says: asked after [`Event::End`], all of it; before, as far as it is known.
     /// A chunk that breaks its range is answered 400.
     ///
     /// RFC 4975 §7.1.
@@ -273,7 +273,8 @@ impl Body {
         self.line[9..flag_at].copy_from_slice(id);
         self.flag_at = flag_at as u8;
         self.len = 0;
-        self.declared = head.byte_range.len();
+        // In a REPORT the range is that of the message it is about.
+        self.declared = if head.kind == Kind::Send { head.byte_range.len() } else { None };
         self.is_broken = false;
         self.is_skipped = false;
         match end {
@@ -439,14 +440,14 @@ const START: &[u8] = b"MSRP ";
 const CARRY_STEP_LEN: usize = 512;
 /// Bytes at the end of an input that are searched although Byte-Range says that they are all body: a sender that gave a
 /// chunk up early is waiting there for its answer.
-const TAIL_LEN: usize = 4_096;
+const TAIL_LEN: usize = 1_024;
 /// Bytes behind the declared end in which the end-line is looked for, if it may have been overlooked before.
 const OVERRUN_LEN_MAX: u64 = 64 * 1024;
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::msrp::head::{HeadFault, Kind};
+    use crate::msrp::head::HeadFault;
     use proptest::prelude::*;
 
     const PATHS: &str = "To-Path: msrp://p:1/p1;tcp msrp://b:7/sb;tcp\r\nFrom-Path: msrp://a:9/sa;tcp\r\n";
@@ -526,8 +527,7 @@ mod tests {
     }
 
     fn bodies(seen: &[Seen]) -> Vec<&[u8]> {
-        let body = |one| if let &Seen::Body(ref body) = one { Some(&body[..]) } else { None };
-        seen.iter().filter_map(body).collect()
+        seen.iter().filter_map(|one| if let Seen::Body(body) = one { Some(&body[..]) } else { None }).collect()
     }
 
     fn ends(seen: &[Seen]) -> Vec<(Flag, bool)> {
@@ -538,9 +538,9 @@ mod tests {
 
     /// Words that look like the end-line of `d93kswow` to a careless reader.
     fn decoys() -> Vec<u8> {
-        b"-------d93kswow$\r\n\r\n-------other000$\r\n\r\n-------d93kswowX$\r\n\r\n-------d93kswow$\n\r\n-------d93kswow!\r\n\
+        b"\r\n-------other000$\r\n\r\n-------d93kswowX$\r\n\r\n-------d93kswow$\n\r\n-------d93kswow!\r\n\
           \r\n-------d93kswow\r\n\r\n-------D93KSWOW$\r\n\n-------d93kswow$\r\n\r-------d93kswow$\r\n\r\n------d93kswow$\r\n\
-          \r\n--------d93kswow$\r\n\r\n-------d93kswow$\r \r\n-------d93kswow$\r\r\n-------d93ksw\r\n\r\n\r\n-------"[18..]
+          \r\n--------d93kswow$\r\n\r\n-------d93kswow$\r \r\n-------d93kswow$\r\r\n-------d93ksw\r\n\r\n\r\n-------"
             .to_vec()
     }
 

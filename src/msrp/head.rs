@@ -162,6 +162,7 @@ pub struct Head<'a> {
 
 /// What is found at the beginning of some bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "the large one is the usual one, and never stored")]
 pub enum Step<'a> {
     /// A whole head, with a body behind it, or with the end-line that stands behind the head right away.
     Whole {
@@ -354,12 +355,14 @@ impl<'a> StartLine<'a> {
             return if PROTOCOL.starts_with(window) { Ok(None) } else { Err(FramingFault::BadStartLine) };
         }
         let after = &window[PROTOCOL.len()..];
-        let id_len = after.iter().take(TRANSACTION_ID_LEN_MAX + 1).take_while(|byte| is_ident(**byte)).count();
-        if id_len == after.len() && id_len <= TRANSACTION_ID_LEN_MAX {
-            return Ok(None);
-        }
+        let id_window = &after[..after.len().min(TRANSACTION_ID_LEN_MAX + 1)];
+        let Some(id_len) = memchr::memchr(b' ', id_window) else {
+            // Whether more bytes could help.
+            let may_go_on = id_window.len() <= TRANSACTION_ID_LEN_MAX && id_window.iter().all(|byte| is_ident(*byte));
+            return if may_go_on { Ok(None) } else { Err(FramingFault::BadStartLine) };
+        };
         let transaction_id = &after[..id_len];
-        if !is_transaction_id(transaction_id) || after[id_len] != b' ' {
+        if !is_transaction_id(transaction_id) {
             return Err(FramingFault::BadStartLine);
         }
         let at = PROTOCOL.len() + id_len + 1;
@@ -405,10 +408,7 @@ impl<'a> Reader<'a> {
         let paths_start = self.at;
         loop {
             match *self.window.get(self.at)? {
-                b'\r' => match self.window.get(self.at + 1)? {
-                    b'\n' => return Some((None, self.at)),
-                    _ => {}
-                },
+                b'\r' if *self.window.get(self.at + 1)? == b'\n' => return Some((None, self.at)),
                 b'-' => match end_line_at(&self.window[self.at..], head.transaction_id) {
                     EndLine::Whole(flag) => return Some((Some(flag), self.at)),
                     EndLine::Short => return None,
@@ -588,12 +588,22 @@ pub(super) fn end_line_at(bytes: &[u8], transaction_id: &[u8]) -> EndLine {
 pub fn is_transaction_id(text: &[u8]) -> bool {
     (TRANSACTION_ID_LEN_MIN..=TRANSACTION_ID_LEN_MAX).contains(&text.len())
         && text[0].is_ascii_alphanumeric()
-        && text.iter().all(|byte| is_ident(*byte))
+        && text.iter().fold(true, |are_all, byte| are_all & is_ident(*byte))
 }
 
 const fn is_ident(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'+' | b'%' | b'=')
+    IDENT[byte as usize]
 }
+
+const IDENT: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 128u8 {
+        table[byte as usize] = byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'+' | b'%' | b'=');
+        byte += 1;
+    }
+    table
+};
 
 const PROTOCOL: &[u8] = b"MSRP ";
 pub(super) const END_LINE_MARK: &[u8] = b"-------";

@@ -19,6 +19,10 @@ pub struct Pending {
     pub is_closed: bool,
     /// The sender has its response, or wants none.
     pub is_told: bool,
+    /// It is over; those before it are not.
+    pub is_done: bool,
+    /// Which of the session's messages it belongs to.
+    pub serial: u32,
     /// The message ends with it.
     pub is_last: bool,
     /// 200, or the first other status of those that cover it.
@@ -63,6 +67,8 @@ impl Pending {
             report,
             is_closed: false,
             is_told: tid.is_empty(),
+            is_done: false,
+            serial: 0,
             is_last: false,
             status: super::status::OK,
             first: sequence,

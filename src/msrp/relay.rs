@@ -1,126 +1,320 @@
 //! A shard's MSRP sessions and connections: the door of the room. RFC 4975, RFC 4976, RFC 6135.
+//!
+//! Each concern has its own file and its own part of [`Relay`]: [`super::ingress`] decides about heads,
+//! [`super::bridge`] passes chunks on and responses back, [`super::report`] passes reports, [`super::local`] takes and
+//! sends messages itself, [`super::joining`] connects and binds, [`super::ending`] gives up, [`super::timers`] waits.
 
-use super::effect::{ConnectTicket, MediaEffect};
-use super::news::{Counts, Event, LegPlan, Levels, OpenPlan, SessionId, Side, SourceMessage};
+use super::connection::{Connection, Held, Ingress, Net};
+use super::effect::MediaEffect;
+use super::framer::{Event as Framed, Framer, place_in};
+use super::head::{Flag, Head};
+use super::ingress::Verdict;
+use super::joining::{Attempt, Reach};
+use super::news::{Counts, Event, LegPlan, Levels, OpenPlan, SessionId, Side};
+use super::session::Session;
 use super::settings::RelaySettings;
+use super::timers::Timed;
+use super::write;
 use crate::base::id::ConnId;
-use crate::base::limits::MSRP_SESSION_COUNT_MAX;
+use crate::base::limits::{MSRP_EGRESS_HIGH, MSRP_SESSION_COUNT_MAX};
 use crate::base::rng::Rng;
 use crate::base::slots::Slots;
 use crate::base::time::Instant;
+use crate::base::timer_wheel::TimerWheel;
 use bytes::Bytes;
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 /// The relay of one shard.
 pub struct Relay {
-    settings: RelaySettings,
-    rng: Rng,
-    sessions: Slots<[Box<str>; 2]>,
-    effects: VecDeque<MediaEffect>,
-    events: VecDeque<Event>,
-    counts: Counts,
+    pub(super) settings: RelaySettings,
+    pub(super) rng: Rng,
+    pub(super) sessions: Slots<Session>,
+    pub(super) net: Net,
+    pub(super) attempts: Slots<Attempt>,
+    /// Connections opened here, and being opened, by where they lead.
+    pub(super) reach: HashMap<(SocketAddr, u8), Reach, RandomState>,
+    pub(super) wheel: TimerWheel<Timed>,
+    pub(super) events: VecDeque<Event>,
+    /// Where texts are put together.
+    pub(super) scratch: Vec<u8>,
+}
+
+/// Received bytes, and the way to keep them.
+pub(super) struct Input<'a> {
+    pub bytes: &'a [u8],
+    share: &'a mut dyn FnMut() -> Bytes,
+    whole: Option<Bytes>,
+}
+
+impl Input<'_> {
+    /// Part of the input as bytes that outlive the call: shared when that is cheaper than a copy.
+    pub(super) fn keep(&mut self, part: &[u8]) -> Bytes {
+        match self.slice(part) {
+            Some(bytes) => bytes,
+            None => Bytes::copy_from_slice(part),
+        }
+    }
+
+    /// Part of the input, shared; `None` when a copy is cheaper, or it is no part.
+    pub(super) fn slice(&mut self, part: &[u8]) -> Option<Bytes> {
+        if part.len() < SHARE_LEN_MIN {
+            return None;
+        }
+        let place = place_in(self.bytes, part)?;
+        let whole = self.whole.get_or_insert_with(|| (self.share)());
+        debug_assert_eq!(whole.len(), self.bytes.len(), "the whole input is shared");
+        (place.end <= whole.len()).then(|| whole.slice(place))
+    }
 }
 
 impl Relay {
     /// An empty relay. RFC 4975 §5.1.
-    pub fn new(settings: RelaySettings, rng: Rng, _now: Instant) -> Self {
+    pub fn new(settings: RelaySettings, rng: Rng, now: Instant) -> Self {
         Self {
             settings,
             rng,
             sessions: Slots::new(MSRP_SESSION_COUNT_MAX),
-            effects: VecDeque::new(),
+            net: Net::default(),
+            attempts: Slots::new(MSRP_SESSION_COUNT_MAX * 2),
+            reach: HashMap::with_hasher(RandomState::default()),
+            wheel: TimerWheel::new(now),
             events: VecDeque::new(),
-            counts: Counts::default(),
+            scratch: Vec::new(),
         }
     }
 
     /// Makes a session with its own URIs; `None` when there is no room. RFC 4975 §6.
-    pub fn open(&mut self, plan: OpenPlan, _now: Instant) -> Option<SessionId> {
-        let uris = plan.listeners.map(|listener| {
-            let addr = self.settings.listeners[usize::from(listener)];
-            format!("msrp://{addr}/{:016x}{:016x};tcp", self.rng.next_u64(), self.rng.next_u64()).into_boxed_str()
-        });
-        self.sessions.insert(uris)
+    pub fn open(&mut self, plan: OpenPlan, now: Instant) -> Option<SessionId> {
+        let id = self.sessions.insert(Session::new(&plan, now))?;
+        let listeners = &self.settings.listeners;
+        let session = self.sessions.get_mut(id)?;
+        let uri = |listener: u8, session_id: &str| match listeners.get(usize::from(listener)) {
+            Some(addr) => format!("msrp://{addr}/{session_id};tcp").into_boxed_str(),
+            None => Box::default(),
+        };
+        session.name(id, uri, &mut self.rng);
+        self.settle(now);
+        Some(id)
     }
 
     /// Our own URI on a side; empty for a session that is gone. RFC 4975 §6.
     pub fn uri(&self, id: SessionId, side: Side) -> &str {
-        self.sessions.get(id).map_or("", |uris| &uris[side.index()])
+        self.sessions.get(id).map_or("", |session| &session.legs[side.index()].uri)
     }
 
     /// Takes what a side's SDP said, the first time and after a re-INVITE. RFC 4975 §8.
-    pub fn negotiate(&mut self, _id: SessionId, _side: Side, _leg: LegPlan<'_>, _now: Instant) {}
+    pub fn negotiate(&mut self, id: SessionId, side: Side, leg: LegPlan<'_>, now: Instant) {
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        session.negotiate(side, &leg, self.settings.path_mode);
+        // What was checked against the paths before has to be checked again.
+        for conn in session.legs.iter().filter_map(|leg| leg.conn) {
+            if let Some(connection) = self.net.get_mut(conn) {
+                connection.route = None;
+            }
+        }
+        self.settle(now);
+    }
 
     /// The originating side has its answer: connections are opened, chunks may pass. RFC 4975 §5.4.
-    pub fn start(&mut self, _id: SessionId, _now: Instant) {}
+    pub fn start(&mut self, id: SessionId, now: Instant) {
+        let Some(session) = self.sessions.get_mut(id).filter(|session| !session.is_started && !session.is_lost) else {
+            return;
+        };
+        session.is_started = true;
+        (session.begun, session.active_at) = (now, now);
+        for side in Side::BOTH {
+            self.reach_out(id, side, now);
+        }
+        self.arm(id);
+        self.wake(id);
+        self.settle(now);
+    }
 
     /// Lowers the largest message. RFC 4975 §8.6.
-    pub fn limit(&mut self, _id: SessionId, _size_max: u64) {}
-
-    /// SIP says it is over. RFC 4975 §5.4.
-    pub fn end(&mut self, id: SessionId, _now: Instant) {
-        self.sessions.remove(id);
+    pub fn limit(&mut self, id: SessionId, size_max: u64) {
+        if let Some(session) = self.sessions.get_mut(id) {
+            session.size_max = session.size_max.min(size_max);
+        }
     }
-
-    /// Spool: so many bytes handed out are on disk. RFC 4975 §5.1.
-    pub fn written(&mut self, _id: SessionId, _len: usize) {}
-
-    /// Spool: the message is safe, or refused with a status. RFC 4975 §7.2.
-    pub fn committed(&mut self, _id: SessionId, _outcome: Result<(), u16>, _now: Instant) {}
-
-    /// Source: the message to send. RFC 4975 §7.1.
-    pub fn submit(&mut self, _id: SessionId, _message: SourceMessage<'_>, _now: Instant) {}
-
-    /// Source: how many bytes, from the beginning of the message, the receiver has acknowledged without a gap. RFC 4975 §7.2.
-    pub fn acknowledged(&self, _id: SessionId) -> u64 {
-        0
-    }
-
-    /// Source: the bytes that [`Event::Wanted`] asked for. RFC 4975 §7.1.
-    pub fn supply(&mut self, _id: SessionId, _bytes: Bytes, _now: Instant) {}
-
-    /// A peer connected; false closes the connection. RFC 4975 §5.4.
-    pub fn on_accepted(&mut self, _conn: ConnId, _peer: SocketAddr, _listener: u8, _now: Instant) -> bool {
-        true
-    }
-
-    /// A connection that was asked for is open; false closes it. RFC 4975 §5.4.
-    pub fn on_connected(&mut self, _ticket: ConnectTicket, _conn: ConnId, _now: Instant) -> bool {
-        true
-    }
-
-    /// A connection that was asked for cannot be opened. RFC 4975 §5.4.
-    pub fn on_connect_failed(&mut self, _ticket: ConnectTicket, _now: Instant) {}
-
-    /// A connection ended. RFC 4975 §5.4.
-    pub fn on_closed(&mut self, _conn: ConnId, _now: Instant) {}
 
     /// Takes received bytes; `share` makes the whole buffer outlive the call. RFC 4975 §7.3.
-    pub fn on_bytes(&mut self, _conn: ConnId, _bytes: &[u8], _share: &mut dyn FnMut() -> Bytes, _now: Instant) {}
+    pub fn on_bytes(&mut self, conn: ConnId, bytes: &[u8], share: &mut dyn FnMut() -> Bytes, now: Instant) {
+        let mut input = Input { bytes, share, whole: None };
+        let Some(connection) = self.net.get_mut(conn).filter(|connection| !connection.is_closing) else { return };
+        if let Some(held) = connection.extra.as_mut().and_then(|extra| extra.held.as_mut()) {
+            held.len += bytes.len();
+            let is_too_much = held.len > HELD_LEN_MAX;
+            held.input.push_back(input.keep(bytes));
+            if is_too_much {
+                // Reading was stopped long ago: more than what was on its way then cannot come.
+                self.give_up_connection(conn, now);
+            }
+        } else {
+            self.feed(conn, &mut input, now);
+        }
+        self.settle(now);
+    }
+
+    /// Takes input apart and deals with it, until it ends or has to wait.
+    pub(super) fn feed(&mut self, conn: ConnId, input: &mut Input<'_>, now: Instant) {
+        let Some(connection) = self.net.get_mut(conn) else { return };
+        let Some(mut framer) = connection.framer.take() else { return };
+        let mut rest = input.bytes;
+        loop {
+            match framer.next(&mut rest) {
+                Framed::Head(head) => {
+                    // A head that came in pieces was read twice, and so repeats itself.
+                    let repeats = head.paths_repeat && place_in(input.bytes, head.paths).is_some();
+                    match self.on_head(conn, &head, repeats, rest.len(), now) {
+                        Verdict::Go(ingress) => {
+                            let Some(connection) = self.net.get_mut(conn) else { return };
+                            connection.ingress = ingress;
+                        }
+                        Verdict::Park => {
+                            let head = whole_head(&head);
+                            let Some(connection) = self.net.get_mut(conn) else { return };
+                            connection.framer = Some(framer);
+                            let rest = (!rest.is_empty()).then(|| input.keep(rest));
+                            return self.hold(conn, head, rest);
+                        }
+                        Verdict::Close => return self.give_up_connection(conn, now),
+                    }
+                }
+                Framed::Body(body) => self.on_body(conn, body, input, now),
+                Framed::End(flag) => self.on_end(conn, flag, framer.keeps_range(), now),
+                Framed::Incomplete => break,
+                Framed::Fault(_) => {
+                    self.net.counts.unframed += 1;
+                    return self.give_up_connection(conn, now);
+                }
+            }
+        }
+        let Some(connection) = self.net.get_mut(conn) else { return };
+        connection.framer = Some(framer);
+        // Answers to those who do not read them: nothing more is taken from them until they do.
+        if Net::is_high(connection) {
+            self.net.throttle(conn, conn);
+        }
+    }
+
+    /// Keeps input until its session can go on.
+    fn hold(&mut self, conn: ConnId, head: Vec<u8>, rest: Option<Bytes>) {
+        let Some(connection) = self.net.get_mut(conn) else { return };
+        let held =
+            connection.extra().held.get_or_insert_with(|| Held { head: Vec::new(), input: VecDeque::new(), len: 0 });
+        debug_assert!(held.head.is_empty(), "one head waits at a time");
+        held.head = head;
+        held.len += rest.as_ref().map_or(0, Bytes::len);
+        if let Some(rest) = rest {
+            held.input.push_front(rest);
+        }
+        self.net.settle_reading(conn);
+    }
+
+    /// Takes held input up again.
+    fn release(&mut self, conn: ConnId, now: Instant) {
+        self.pump_connection(conn, now);
+        let Some(mut held) = self.net.get_mut(conn).and_then(|connection| connection.extra.as_mut()?.held.take())
+        else {
+            return;
+        };
+        let head = std::mem::take(&mut held.head);
+        let at_hand = held.input.front().map_or(0, Bytes::len);
+        let mut framer = Framer::new();
+        let mut text = head.as_slice();
+        let verdict = match framer.next(&mut text) {
+            Framed::Head(head) => self.on_head(conn, &head, false, at_hand, now),
+            _ => Verdict::Go(Ingress::Drop),
+        };
+        match verdict {
+            Verdict::Go(ingress) => match self.net.get_mut(conn) {
+                Some(connection) => connection.ingress = ingress,
+                None => return,
+            },
+            Verdict::Park => {
+                held.head = head;
+                if let Some(connection) = self.net.get_mut(conn) {
+                    connection.extra().held = Some(held);
+                }
+                return;
+            }
+            Verdict::Close => return self.give_up_connection(conn, now),
+        }
+        // Without more input there still can be the end-line of a chunk without a body.
+        let mut next = Some(Bytes::new());
+        while let Some(bytes) = next {
+            held.len -= bytes.len();
+            let mut share = || bytes.clone();
+            let mut input = Input { bytes: &bytes, share: &mut share, whole: None };
+            self.feed(conn, &mut input, now);
+            let Some(connection) = self.net.get_mut(conn) else { return };
+            if let Some(again) = connection.extra.as_mut().and_then(|extra| extra.held.as_mut()) {
+                again.len += held.len;
+                again.input.append(&mut held.input);
+                return;
+            }
+            next = held.input.pop_front();
+        }
+        if let Some(connection) = self.net.get_mut(conn) {
+            connection.tidy();
+        }
+        self.net.settle_reading(conn);
+    }
+
+    /// Lets input go on that waited for a session.
+    pub(super) fn wake(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.get(id) else { return };
+        self.net.releases.extend(session.legs.iter().filter_map(|leg| leg.conn));
+    }
+
+    /// The end of every call: what can go on now does.
+    pub(super) fn settle(&mut self, now: Instant) {
+        let mut round_count = 0;
+        while let Some(conn) = self.net.releases.pop() {
+            self.release(conn, now);
+            round_count += 1;
+            if round_count > RELEASE_ROUNDS_MAX {
+                break; // The rest goes on with the next call; time-outs watch over it.
+            }
+        }
+        if cfg!(debug_assertions) && self.sessions.len() + self.net.len() <= CHECKED_COUNT_MAX {
+            self.check_invariants();
+        }
+    }
 
     /// Bytes have left. RFC 4975 §7.1.
-    pub fn on_sent(&mut self, _conn: ConnId, _len: usize, _now: Instant) {}
+    pub fn on_sent(&mut self, conn: ConnId, len: usize, now: Instant) {
+        self.net.on_sent(conn, len);
+        self.settle(now);
+    }
 
     /// The next connection that has something to send. RFC 4975 §7.1.
     pub fn poll_dirty(&mut self) -> Option<ConnId> {
-        None
+        loop {
+            let conn = self.net.poll_dirty()?;
+            self.flush_later(conn);
+            let Some(connection) = self.net.get_mut(conn) else { continue };
+            if connection.egress.waiting_len() > 0 {
+                return Some(conn);
+            }
+        }
     }
 
     /// Takes what a connection sends next. RFC 4975 §7.1.
-    pub fn take(&mut self, _conn: ConnId, _batch: &mut Vec<Bytes>) {}
-
-    /// The next deadline. RFC 4975 §7.1.
-    pub fn poll_timeout(&self) -> Option<Instant> {
-        None
+    pub fn take(&mut self, conn: ConnId, batch: &mut Vec<Bytes>) {
+        let Some(connection) = self.net.get_mut(conn) else { return };
+        connection.egress.take(BATCH_COUNT_MAX, batch);
+        if connection.is_closing && connection.egress.waiting_len() == 0 {
+            self.net.remove(conn);
+        }
     }
-
-    /// Does what is due. RFC 4975 §7.1.
-    pub fn handle_timeout(&mut self, _now: Instant) {}
 
     /// The next thing for the shard to do. RFC 4975 §5.4.
     pub fn poll_effect(&mut self) -> Option<MediaEffect> {
-        self.effects.pop_front()
+        self.net.effects.pop_front()
     }
 
     /// The next thing to tell. RFC 4975 §5.1.
@@ -130,14 +324,74 @@ impl Relay {
 
     /// How full the relay is. RFC 4975 §5.1.
     pub fn levels(&self) -> Levels {
-        Levels { sessions: self.sessions.len(), ..Levels::default() }
+        Levels {
+            sessions: self.sessions.len(),
+            connections: self.net.len(),
+            egress_len: self.net.iter().map(|connection| connection.egress.len()).sum(),
+        }
     }
 
     /// What happened since the last call. RFC 4975 §5.1.
     pub fn take_counts(&mut self) -> Counts {
-        std::mem::take(&mut self.counts)
+        std::mem::take(&mut self.net.counts)
     }
 
     /// Panics when the tables contradict each other. RFC 4975 §5.1.
-    pub fn check_invariants(&self) {}
+    pub fn check_invariants(&self) {
+        for connection in self.net.iter() {
+            for leg in &connection.legs {
+                let session = self.sessions.get(leg.id).expect("a connection knows living sessions only");
+                assert_eq!(session.legs[leg.side.index()].conn, Some(connection.id), "both know each other");
+            }
+            assert!(!connection.is_held() || connection.is_paused, "nothing is read behind held input");
+            if let Some(open) = connection.open {
+                let session = self.sessions.get(open).expect("an open chunk belongs to a living session");
+                assert_eq!(session.legs[1].conn, Some(connection.id), "and to this connection");
+            }
+            assert_eq!(connection.route.filter(|route| self.sessions.get(route.id).is_none()), None, "routes live");
+        }
+        for session in self.sessions.iter() {
+            for side in Side::BOTH {
+                let leg = &session.legs[side.index()];
+                let Some(conn) = leg.conn else { continue };
+                let connection: &Connection = self.net.get(conn).expect("a side is joined to a living connection");
+                assert!(connection.legs.iter().any(|leg| leg.id == session.id && leg.side == side));
+            }
+            assert!(session.pending.len() <= crate::base::limits::MSRP_PENDING_COUNT_MAX + 1);
+            assert!(session.is_lost || !session.is_started || session.armed.is_some(), "a running session is watched");
+        }
+        for attempt in self.attempts.iter() {
+            assert!(!attempt.legs.is_empty(), "nobody waits for an attempt");
+        }
+    }
 }
+
+#[cfg(test)]
+impl Relay {
+    /// Panics when something remains of sessions and connections that are gone.
+    pub fn assert_no_leftovers(&self) {
+        assert!(self.attempts.is_empty() && self.reach.is_empty(), "{:?}", self.reach);
+        assert!(self.sessions.is_empty() && self.net.len() == 0);
+        assert!(self.net.releases.is_empty());
+    }
+}
+
+/// A head as it can be read again: without a body, its end is known by an end-line.
+fn whole_head(head: &Head<'_>) -> Vec<u8> {
+    let mut bytes = head.bytes.to_vec();
+    if !head.has_body {
+        write::end_line(&mut bytes, head.transaction_id, Flag::End);
+    }
+    bytes
+}
+
+/// Bodies from here on are not copied: below, a copy is cheaper than a piece of its own.
+const SHARE_LEN_MIN: usize = 4 * 1024;
+/// Pieces of one batch: what a shard hands the kernel at once.
+const BATCH_COUNT_MAX: usize = 64;
+/// Input held for one session: what can be on its way when reading stops.
+const HELD_LEN_MAX: usize = 8 * MSRP_EGRESS_HIGH;
+/// Held inputs taken up again in one call.
+const RELEASE_ROUNDS_MAX: usize = 4_096;
+/// Entries up to which debug builds check all tables after every call.
+const CHECKED_COUNT_MAX: usize = 256;

@@ -1,4 +1,4 @@
-//! Lines, attributes and words of a description, without copying.
+//! Lines, attributes and words of a description, without copying. RFC 8866 §5.
 
 /// One line, `<kind>=<value>`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,6 +11,8 @@ pub(super) struct Line<'a> {
 
 impl<'a> Line<'a> {
     /// Reads one line that has no line end; `None` when it is not a letter and an `=`, or holds what no line may hold.
+    ///
+    /// RFC 8866 §5.
     pub fn parse(text: &'a [u8]) -> Option<Self> {
         match text {
             [kind, b'=', value @ ..] if kind.is_ascii_lowercase() && memchr::memchr2(0, b'\r', value).is_none() => {
@@ -21,6 +23,8 @@ impl<'a> Line<'a> {
     }
 
     /// Name and value of an attribute line; the value of a flag is empty.
+    ///
+    /// RFC 8866 §5.13.
     pub fn attribute(&self) -> Option<(&'a [u8], &'a [u8])> {
         if self.kind != b'a' {
             return None;

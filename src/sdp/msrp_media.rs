@@ -106,6 +106,13 @@ impl<'a> MessageMedia<'a> {
         (1..MSRP_PATH_COUNT_MAX).contains(&count) && words(self.path).all(is_msrp_uri)
     }
 
+    /// True when the neighbour wants TLS, whatever its media line says.
+    ///
+    /// RFC 4975 §6.
+    pub fn is_secured(&self) -> bool {
+        self.path.get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"msrps:"))
+    }
+
     /// Reads the attributes of one section; what a section leaves open is taken from the session's lines.
     pub(super) fn read(description: &Description<'a>, index: usize) -> Option<Self> {
         let section = description.section(index);
@@ -246,4 +253,112 @@ fn selector_size(selector: &[u8]) -> Option<u64> {
 fn is_msrp_uri(uri: &[u8]) -> bool {
     let starts_with = |prefix: &[u8]| uri.len() > prefix.len() && uri[..prefix.len()].eq_ignore_ascii_case(prefix);
     (starts_with(b"msrp://") || starts_with(b"msrps://")) && uri.iter().all(u8::is_ascii_graphic)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read<T>(lines: &str, what: impl FnOnce(MessageMedia<'_>) -> T) -> T {
+        let body = format!("v=0\r\no=- 1 1 IN IP4 192.0.2.1\r\n{lines}");
+        let description = Description::parse(body.as_bytes()).unwrap();
+        what(description.message().unwrap())
+    }
+
+    #[test]
+    fn attributes_of_the_media_line_stand_before_those_of_the_session() {
+        let lines = "c=IN IP4 192.0.2.9\r\na=recvonly\r\na=setup:passive\r\nm=message 9 TCP/MSRP *\r\n";
+        read(lines, |media| {
+            assert_eq!((media.direction, media.setup), (Direction::RecvOnly, Setup::Passive));
+            assert_eq!(media.connect, Some("192.0.2.9:9".parse().unwrap()));
+        });
+        let lines = format!("{lines}c=IN IP6 2001:db8::7\r\na=SendOnly\r\na=Setup: ACTIVE\r\n");
+        read(&lines, |media| {
+            assert_eq!((media.direction, media.setup), (Direction::SendOnly, Setup::Active));
+            assert_eq!(media.connect, Some("[2001:db8::7]:9".parse().unwrap()));
+        });
+    }
+
+    #[test]
+    fn what_is_not_said_has_the_meaning_of_the_rfc() {
+        read("m=message 9 TCP/MSRP *\r\n", |media| {
+            assert_eq!((media.direction, media.setup), (Direction::SendRecv, Setup::Absent));
+            assert_eq!((media.connect, media.size_max, media.cema), (None, None, false));
+            assert!(!media.has_path() && !media.takes_cpim());
+        });
+    }
+
+    #[test]
+    fn names_and_unspecified_addresses_are_nothing_to_connect_to() {
+        for address in
+            ["IN IP4 a.example", "IN IP4 0.0.0.0", "IN IP6 ::", "IN IP4 2001:db8::1", "ATM NSAP 47", "IN IP4"]
+        {
+            let lines = format!("m=message 9 TCP/MSRP *\r\nc={address}\r\n");
+            assert_eq!(read(&lines, |media| media.connect), None, "{address}");
+        }
+        // A multicast TTL makes no sense here, and an address that is not literal decides as one that is.
+        let lines = "c=IN IP4 192.0.2.9\r\nm=message 9 TCP/MSRP *\r\nc=IN IP4 a.example\r\n";
+        assert_eq!(read(lines, |media| media.connect), None);
+    }
+
+    #[test]
+    fn cpim_is_taken_by_name_by_wildcard_and_with_parameters() {
+        for (types, takes) in [
+            ("message/cpim", true),
+            ("text/plain MESSAGE/CPIM", true),
+            ("message/cpim;charset=utf-8", true),
+            ("message/*", true),
+            ("text/plain *", true),
+            ("message/cpim2 text/*", false),
+            ("xmessage/cpim", false),
+        ] {
+            let lines = format!("m=message 9 TCP/MSRP *\r\na=accept-types:{types}\r\n");
+            assert_eq!(read(&lines, |media| media.takes_cpim()), takes, "{types}");
+        }
+    }
+
+    #[test]
+    fn a_path_is_a_list_of_msrp_uris_with_room_for_ours() {
+        let uri = "msrp://a.example:9/s;tcp";
+        let full = [uri; MSRP_PATH_COUNT_MAX - 1].join(" ");
+        for (path, is_path) in [
+            (uri, true),
+            (&format!("MSRPS://r.example;tcp  {uri}"), true),
+            (&full, true),
+            (&format!("{full} {uri}"), false),
+            ("", false),
+            ("msrp://", false),
+            ("sip:a.example", false),
+            (&format!("{uri} http://a"), false),
+            ("msrp://a\u{7f}b/s;tcp", false),
+        ] {
+            let lines = format!("m=message 9 TCP/MSRP *\r\na=path:{path}\r\n");
+            assert_eq!(read(&lines, |media| media.has_path()), is_path, "{path}");
+        }
+    }
+
+    #[test]
+    fn the_size_of_a_file_is_found_behind_a_name_that_pretends_one() {
+        for (selector, size) in [
+            ("name:\"a size:7 b.jpg\" type:image/jpeg size:32349 hash:sha-1:72:24", Some(32_349)),
+            ("size:5", Some(5)),
+            ("SIZE:99999999999999999999", Some(u64::MAX)),
+            ("name:\"size:7\"", None),
+            ("size:", None),
+            ("type:image/jpeg", None),
+        ] {
+            let lines = format!("m=message 9 TCP/MSRP *\r\na=file-selector:{selector}\r\n");
+            assert_eq!(read(&lines, |media| media.file_size), size, "{selector}");
+        }
+    }
+
+    #[test]
+    fn the_first_of_two_equal_attributes_counts() {
+        let lines = "m=message 9 TCP/MSRP *\r\na=max-size:x\r\na=max-size:10\r\na=max-size:20\r\na=path:msrp://a;tcp\r\n\
+            a=path:msrp://b;tcp\r\na=recvonly\r\na=sendonly\r\n";
+        read(lines, |media| {
+            assert_eq!((media.size_max, media.path), (Some(10), &b"msrp://a;tcp"[..]));
+            assert_eq!(media.direction, Direction::RecvOnly);
+        });
+    }
 }

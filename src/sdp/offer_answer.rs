@@ -242,7 +242,7 @@ fn is_kept(line: &Line<'_>, kept: Kept) -> bool {
     };
     let is_own = |own: &&str| name.eq_ignore_ascii_case(own.as_bytes());
     let is_file = name.get(..5).is_some_and(|prefix| prefix.eq_ignore_ascii_case(b"file-"));
-    kept != Kept::Information && !(kept == Kept::Extensions && is_file) && !OWN.iter().any(|own| is_own(&own))
+    kept != Kept::Information && !(kept == Kept::Extensions && is_file) && !OWN.iter().any(is_own)
 }
 
 fn find<'a>(section: &'a [u8], wanted: &str) -> Option<&'a [u8]> {
@@ -292,3 +292,176 @@ const OWN: [&str; 26] = [
     "bundle-only",
     "key-mgmt",
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OFFER: &str = "v=0\r\no=alice 1 1 IN IP4 a.example\r\ns=hello\r\nc=IN IP4 192.0.2.10\r\nb=AS:1\r\nt=0 0\r\n\
+        a=group:BUNDLE 1 2\r\na=tool:phone\r\n\
+        m=audio 49170 RTP/AVP 0 8\r\na=mid:1\r\na=rtpmap:0 PCMU/8000\r\n\
+        m=message 7654 TCP/MSRP *\r\ni=A letter\r\nb=AS:64\r\nc=IN IP4 192.0.2.11\r\na=mid:2\r\n\
+        a=accept-types:message/cpim text/plain\r\na=accept-wrapped-types:text/* image/jpeg\r\n\
+        a=path:msrp://relay.a.example:9/r;tcp msrp://a.example:7654/sa;tcp\r\na=sendonly\r\na=setup:active\r\n\
+        a=max-size:5000\r\na=msrp-cema\r\na=fingerprint:SHA-1 00\r\n\
+        a=file-selector:name:\"a.jpg\" size:3\r\na=x-first:1\r\na=file-transfer-id:t1\r\na=file-date:creation:\"now\"\r\n\
+        a=X-Second\r\n\
+        m=video 0 RTP/AVP 31\r\n";
+
+    const ANSWER: &str = "v=0\r\no=bob 1 1 IN IP4 b.example\r\ns=-\r\nc=IN IP4 192.0.2.20\r\nt=0 0\r\na=from:bob\r\n\
+        m=message 7394 TCP/MSRP *\r\na=accept-types:message/cpim\r\na=accept-wrapped-types:text/plain\r\n\
+        a=path:msrp://b.example:7394/sb;tcp\r\na=recvonly\r\na=setup:active\r\na=max-size:4000\r\na=y-own:2\r\n\
+        a=file-selector:name:\"a.jpg\" size:3\r\na=file-icon:cid:1\r\na=msrp-cema\r\n";
+
+    fn originating(peer_path: Option<&[u8]>) -> Own<'_> {
+        Own {
+            leg: Leg::Originating,
+            addr: "198.51.100.1:2855".parse().unwrap(),
+            uri: "msrp://198.51.100.1:2855/p1;tcp",
+            session_id: 71,
+            version: 3,
+            size_max: 10_000,
+            peer_path,
+        }
+    }
+
+    fn terminating(peer_path: Option<&[u8]>) -> Own<'_> {
+        let addr = "[2001:db8::1]:2856".parse().unwrap();
+        Own { leg: Leg::Terminating, addr, uri: "msrp://[2001:db8::1]:2856/p2;tcp", ..originating(peer_path) }
+    }
+
+    fn text(write: impl FnOnce(&mut Vec<u8>)) -> String {
+        let mut out = Vec::new();
+        write(&mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    fn parsed(body: &str) -> Description<'_> {
+        Description::parse(body.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn the_offer_to_the_recipient_is_the_senders_with_our_own_connection() {
+        let offer = parsed(OFFER);
+        let path = offer.message().unwrap().path;
+        let expected = "v=0\r\no=- 71 3 IN IP6 2001:db8::1\r\ns=-\r\nc=IN IP6 2001:db8::1\r\nt=0 0\r\na=tool:phone\r\n\
+            m=message 2856 TCP/MSRP *\r\ni=A letter\r\nb=AS:64\r\n\
+            a=path:msrp://[2001:db8::1]:2856/p2;tcp msrp://relay.a.example:9/r;tcp msrp://a.example:7654/sa;tcp\r\n\
+            a=accept-types:message/cpim text/plain\r\na=accept-wrapped-types:text/* image/jpeg\r\n\
+            a=sendonly\r\na=setup:actpass\r\na=max-size:5000\r\na=msrp-cema\r\n\
+            a=file-selector:name:\"a.jpg\" size:3\r\na=x-first:1\r\na=file-transfer-id:t1\r\n\
+            a=file-date:creation:\"now\"\r\na=X-Second\r\n";
+        assert_eq!(text(|out| write_offer(out, &offer, &terminating(Some(path)))), expected);
+    }
+
+    #[test]
+    fn an_offer_of_our_own_needs_no_other_leg() {
+        let expected = "v=0\r\no=- 71 3 IN IP6 2001:db8::1\r\ns=-\r\nc=IN IP6 2001:db8::1\r\nt=0 0\r\n\
+            m=message 2856 TCP/MSRP *\r\na=path:msrp://[2001:db8::1]:2856/p2;tcp\r\na=accept-types:message/cpim\r\n\
+            a=accept-wrapped-types:*\r\na=sendonly\r\na=setup:actpass\r\na=max-size:10000\r\na=msrp-cema\r\n";
+        assert_eq!(text(|out| write_offer(out, &Description::default(), &terminating(None))), expected);
+    }
+
+    #[test]
+    fn the_answer_to_the_sender_keeps_its_lines_in_order_and_the_recipients_words() {
+        let (offer, answer) = (parsed(OFFER), parsed(ANSWER));
+        let own = originating(Some(b"msrp://b.example:7394/sb;tcp"));
+        let expected = "v=0\r\no=- 71 3 IN IP4 198.51.100.1\r\ns=-\r\nc=IN IP4 198.51.100.1\r\nt=0 0\r\na=from:bob\r\n\
+            m=audio 0 RTP/AVP 0 8\r\n\
+            m=message 2855 TCP/MSRP *\r\na=path:msrp://198.51.100.1:2855/p1;tcp msrp://b.example:7394/sb;tcp\r\n\
+            a=accept-types:message/cpim\r\na=accept-wrapped-types:text/plain\r\n\
+            a=recvonly\r\na=setup:passive\r\na=max-size:4000\r\na=msrp-cema\r\n\
+            a=file-selector:name:\"a.jpg\" size:3\r\na=file-transfer-id:t1\r\na=y-own:2\r\n\
+            m=video 0 RTP/AVP 31\r\n";
+        assert_eq!(text(|out| write_answer(out, &offer, Some(&answer), &own, Setup::Passive)), expected);
+    }
+
+    #[test]
+    fn an_answer_of_our_own_names_us_alone_and_echoes_the_file() {
+        let offer = parsed(OFFER);
+        let answer = text(|out| write_answer(out, &offer, None, &originating(None), Setup::Absent));
+        let described = parsed(&answer);
+        let media = described.message().unwrap();
+        assert_eq!((media.index, described.media_count()), (1, 3));
+        assert_eq!((media.path, media.setup), (&b"msrp://198.51.100.1:2855/p1;tcp"[..], Setup::Absent));
+        assert_eq!((media.accept_wrapped_types, media.size_max), (Some(&b"*"[..]), Some(10_000)));
+        assert!(answer.contains("a=file-selector:name:\"a.jpg\" size:3\r\na=file-transfer-id:t1\r\n"), "{answer}");
+    }
+
+    #[test]
+    fn a_recipient_that_knows_no_files_is_not_made_to() {
+        let body = ANSWER.replace("a=file-selector:name:\"a.jpg\" size:3\r\n", "");
+        let (offer, answer) = (parsed(OFFER), parsed(&body));
+        let written = text(|out| write_answer(out, &offer, Some(&answer), &originating(None), Setup::Passive));
+        assert!(!written.contains("a=file-"), "{written}");
+    }
+
+    #[test]
+    fn cema_is_answered_only_where_it_was_offered() {
+        let body = OFFER.replace("a=msrp-cema\r\n", "");
+        let written =
+            text(|out| write_answer(out, &parsed(&body), Some(&parsed(ANSWER)), &originating(None), Setup::Passive));
+        assert!(!written.contains("cema"), "{written}");
+    }
+
+    #[test]
+    fn a_change_that_the_recipient_asks_for_goes_the_other_way_round() {
+        let (theirs, senders) = (parsed(ANSWER), parsed(OFFER));
+        let offer = text(|out| write_offer(out, &theirs, &originating(Some(b"msrp://b.example:7394/sb;tcp"))));
+        assert!(offer.contains("a=recvonly\r\na=setup:actpass\r\na=max-size:4000\r\n"), "{offer}");
+        assert!(offer.contains("a=accept-types:message/cpim\r\na=accept-wrapped-types:text/plain\r\n"), "{offer}");
+        let answer = text(|out| write_answer(out, &theirs, Some(&senders), &terminating(None), Setup::Passive));
+        assert!(answer.contains("a=accept-types:message/cpim text/plain\r\n"), "{answer}");
+        assert!(answer.contains("a=sendonly\r\na=setup:passive\r\na=max-size:5000\r\n"), "{answer}");
+    }
+
+    #[test]
+    fn the_second_version_differs_in_the_version_alone() {
+        let (offer, answer) = (parsed(OFFER), parsed(ANSWER));
+        let write = |version| {
+            let own = Own { version, ..originating(None) };
+            text(|out| write_answer(out, &offer, Some(&answer), &own, Setup::Passive))
+        };
+        assert_eq!(write(3).replace("o=- 71 3 ", "o=- 71 4 "), write(4));
+        assert!(parsed(&write(3)).same_media_as(&parsed(&write(4))));
+    }
+
+    #[test]
+    fn an_address_of_both_families_is_written_as_the_older() {
+        let own = Own { addr: "[::ffff:192.0.2.1]:2855".parse().unwrap(), ..originating(None) };
+        let offer = text(|out| write_offer(out, &Description::default(), &own));
+        assert!(offer.contains("c=IN IP4 192.0.2.1\r\n"), "{offer}");
+    }
+
+    #[test]
+    fn who_connects_follows_rfc_4145_and_old_peers() {
+        // What A offers, what we answer, what we are then.
+        for (offered, answered, role) in [
+            (Setup::Absent, Some(Setup::Absent), Role::Passive),
+            (Setup::Actpass, Some(Setup::Passive), Role::Passive),
+            (Setup::Active, Some(Setup::Passive), Role::Passive),
+            (Setup::Passive, Some(Setup::Active), Role::Active),
+            (Setup::Holdconn, None, Role::Passive),
+        ] {
+            assert_eq!(answer_setup(offered), answered, "{offered:?}");
+            assert_eq!(answered.map_or(Role::Passive, Setup::role), role, "{offered:?}");
+        }
+        // What B answers to our actpass, what we are then.
+        for (answered, role) in [
+            (Setup::Absent, Some(Role::Active)),
+            (Setup::Passive, Some(Role::Active)),
+            (Setup::Actpass, Some(Role::Active)),
+            (Setup::Active, Some(Role::Passive)),
+            (Setup::Holdconn, None),
+        ] {
+            assert_eq!(role_after_answer(answered), role, "{answered:?}");
+        }
+    }
+
+    #[test]
+    fn a_later_offer_that_leaves_the_choice_leaves_the_roles() {
+        assert_eq!(answer_setup_again(Setup::Actpass, Role::Active), Some(Setup::Active));
+        assert_eq!(answer_setup_again(Setup::Actpass, Role::Passive), Some(Setup::Passive));
+        assert_eq!(answer_setup_again(Setup::Active, Role::Active), Some(Setup::Passive));
+    }
+}

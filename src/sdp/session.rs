@@ -95,6 +95,8 @@ impl<'a> Description<'a> {
         };
         if !media.has_path() {
             Err(SdpFault::NoPath)
+        } else if media.is_secured() {
+            Err(SdpFault::TlsOnly)
         } else if !media.takes_cpim() {
             Err(SdpFault::NoCpim)
         } else if !fits {
@@ -170,6 +172,7 @@ impl<'a> MediaLine<'a> {
         let (protocol, formats) = split_word(rest)?;
         let port = port.split(|byte| *byte == b'/').next()?;
         let port = u16::try_from(number(port)?).ok()?;
+        let formats = if formats.is_empty() { b"*" } else { formats };
         Some(Self { media, port, protocol, formats })
     }
 
@@ -180,5 +183,100 @@ impl<'a> MediaLine<'a> {
 
     fn is_message(&self, protocol: &[u8]) -> bool {
         self.port != 0 && self.media.eq_ignore_ascii_case(b"message") && self.protocol.eq_ignore_ascii_case(protocol)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WHOLE: &str = "v=0\r\no=alice 2890844526 2890844527 IN IP4 a.example\r\ns=-\r\nc=IN IP4 192.0.2.10\r\nt=0 0\r\n\
+        m=audio 49170/2 RTP/AVP 0 8\r\na=rtpmap:0 PCMU/8000\r\n\
+        m=message 7654 TCP/MSRP *\r\na=accept-types:message/cpim\r\na=path:msrp://192.0.2.10:7654/s;tcp\r\na=sendonly\r\n";
+
+    fn fault(body: &str, leg: Leg) -> Option<SdpFault> {
+        Description::parse(body.as_bytes()).and_then(|description| description.usable(leg)).err()
+    }
+
+    #[test]
+    fn media_lines_and_the_origin_are_read_where_they_stand() {
+        let description = Description::parse(WHOLE.as_bytes()).unwrap();
+        let lines: Vec<MediaLine<'_>> = description.media_lines().collect();
+        assert_eq!(description.media_count(), 2);
+        assert_eq!(lines[0], MediaLine { media: b"audio", port: 49170, protocol: b"RTP/AVP", formats: b"0 8" });
+        assert_eq!(lines[1], MediaLine { media: b"message", port: 7654, protocol: b"TCP/MSRP", formats: b"*" });
+        assert_eq!(description.origin_session_id(), Some(2_890_844_526));
+        assert_eq!(description.origin_version(), Some(2_890_844_527));
+        assert_eq!(description.usable(Leg::Originating).map(|media| media.index), Ok(1));
+    }
+
+    #[test]
+    fn bare_line_feeds_blank_lines_and_missing_lines_are_taken() {
+        let body = "v=0\nm=MESSAGE 9 tcp/msrp *\na=Path: msrp://a:9/s;tcp \n\na=Accept-Types:Message/CPIM";
+        let description = Description::parse(body.as_bytes()).unwrap();
+        let media = description.usable(Leg::Originating).unwrap();
+        assert_eq!((media.path, media.port, description.origin_version()), (&b"msrp://a:9/s;tcp"[..], 9, None));
+    }
+
+    #[test]
+    fn what_is_no_description_is_told_apart_from_what_cannot_be_used() {
+        let many = format!("v=0\r\n{}", "m=audio 9 RTP/AVP 0\r\n".repeat(SDP_MEDIA_COUNT_MAX + 1));
+        let long = format!("v=0\r\ns={}\r\n", "x".repeat(SDP_LEN_MAX));
+        let plain = WHOLE.replace("m=message 7654", "m=message 0");
+        let cases = [
+            ("", SdpFault::NotSdp),
+            ("hello", SdpFault::NotSdp),
+            ("v=1\r\n", SdpFault::NotSdp),
+            ("s=-\r\nv=0\r\n", SdpFault::NotSdp),
+            ("v=0\r\nv=0\r\n", SdpFault::NotSdp),
+            ("v=0\r\nnothing\r\n", SdpFault::NotSdp),
+            ("v=0\r\nm=message TCP/MSRP *\r\n", SdpFault::NotSdp),
+            ("v=0\r\nm=message 65536 TCP/MSRP *\r\n", SdpFault::NotSdp),
+            ("v=0\r\na=x\ry\r\n", SdpFault::NotSdp),
+            ("v=0\r\na=x\0\r\n", SdpFault::NotSdp),
+            (&many, SdpFault::TooLarge),
+            (&long, SdpFault::TooLarge),
+            ("v=0\r\n", SdpFault::NoMessageMedia),
+            (&plain, SdpFault::NoMessageMedia),
+            ("v=0\r\nm=message 9 TCP/TLS/MSRP *\r\n", SdpFault::TlsOnly),
+            ("v=0\r\nm=message 9 TCP/MSRP *\r\na=accept-types:*\r\n", SdpFault::NoPath),
+            (&WHOLE.replace("msrp://", "MSRPS://"), SdpFault::TlsOnly),
+        ];
+        for (body, expected) in cases {
+            assert_eq!(fault(body, Leg::Originating), Some(expected), "{body}");
+        }
+    }
+
+    #[test]
+    fn each_leg_has_its_directions() {
+        let both = [("sendrecv", None, None), ("inactive", Some(SdpFault::Direction), Some(SdpFault::Direction))];
+        let one = [("sendonly", None, Some(SdpFault::Direction)), ("recvonly", Some(SdpFault::Direction), None)];
+        for (direction, originating, terminating) in both.into_iter().chain(one) {
+            let body = WHOLE.replace("sendonly", direction);
+            assert_eq!(fault(&body, Leg::Originating), originating, "{direction}");
+            assert_eq!(fault(&body, Leg::Terminating), terminating, "{direction}");
+        }
+    }
+
+    #[test]
+    fn a_description_that_cannot_carry_cpim_or_connects_nobody_is_refused() {
+        let plain = WHOLE.replace("message/cpim", "text/plain");
+        assert_eq!(fault(&plain, Leg::Originating), Some(SdpFault::NoCpim));
+        let held = format!("{WHOLE}a=setup:holdconn\r\n");
+        assert_eq!(fault(&held, Leg::Originating), Some(SdpFault::Setup));
+        assert_eq!(SdpFault::NoCpim.status(), (488, "Not Acceptable Here"));
+    }
+
+    #[test]
+    fn a_new_version_alone_is_the_same_media_and_a_moved_line_is_not() {
+        let before = Description::parse(WHOLE.as_bytes()).unwrap();
+        let counted = WHOLE.replace("2890844527", "2890844528");
+        assert!(before.same_media_as(&Description::parse(counted.as_bytes()).unwrap()));
+        for (from, to) in
+            [("7654", "7655"), ("sendonly", "inactive"), ("m=audio 49170/2", "m=audio 0"), ("s;tcp", "t;tcp")]
+        {
+            let changed = WHOLE.replace(from, to);
+            assert!(!before.same_media_as(&Description::parse(changed.as_bytes()).unwrap()), "{to}");
+        }
     }
 }

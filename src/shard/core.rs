@@ -39,7 +39,8 @@ pub trait Core {
     /// Bytes of an MSRP connection have left.
     fn media_sent(&mut self, _conn: ConnId, _len: usize, _now: Now) {}
 
-    /// An MSRP connection has ended: its peer closed it, it broke, or it took nothing for too long.
+    /// An MSRP connection has ended, once, and its id is of no use any more: its peer closed it, it broke, or it took
+    /// nothing for too long. Until an effect that closes it is carried out, this and bytes may still come.
     fn media_closed(&mut self, _conn: ConnId, _now: Now) {}
 
     /// The next MSRP connection that has something to send and had nothing when it was last asked. Asked at the end of a
@@ -49,6 +50,9 @@ pub trait Core {
     }
 
     /// Takes what an MSRP connection sends next, as one request: at most [`crate::uring::ring::BATCH_COUNT_MAX`] pieces.
+    ///
+    /// When the connection is closed, by either side, the core is asked again and again until nothing is left, whether or
+    /// not earlier requests have completed. What is left then still leaves if the peer takes it.
     fn take_media(&mut self, _conn: ConnId, _batch: &mut Vec<Bytes>) {}
 
     /// Does what is due. Afterwards [`Core::poll_timeout`] is later than `now`, or `None`.

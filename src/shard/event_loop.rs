@@ -1,11 +1,13 @@
 //! One turn: reap, feed, drain, submit once.
 
+use super::connections::Connections;
 use super::core::Core;
 use super::deadlines::Deadlines;
 use super::doors::{Door, Doors, Mail};
+use super::media::listener_token;
 use super::streams::Streams;
 use super::thread::Plan;
-use super::{ListenerSockets, clock};
+use super::{ListenerSockets, MediaListener, clock};
 use crate::base::id::{ConnId, ShardId, Ticket};
 use crate::base::limits::{TURN_COMPLETIONS_MAX, TURN_EFFECTS_MAX, TURN_MAIL_MAX};
 use crate::base::time::{Instant, Now};
@@ -28,6 +30,7 @@ pub(super) struct Shard<C> {
     pub(super) id: ShardId,
     pub(super) core: C,
     pub(super) listeners: Vec<ListenerSockets>,
+    pub(super) media_listeners: Vec<MediaListener>,
     pub(super) doors: Arc<Doors>,
     pub(super) store: Arc<StoreMailbox>,
     pub(super) spool: Arc<SpoolMailbox>,
@@ -35,6 +38,7 @@ pub(super) struct Shard<C> {
     pub(super) metrics: Arc<ShardMetrics>,
     pub(super) stages: Stages,
     pub(super) streams: Streams,
+    pub(super) media: Connections,
     pub(super) deadlines: Deadlines<Look>,
     /// Both clocks, read once a turn and with each timed message.
     pub(super) now: Now,
@@ -61,6 +65,8 @@ pub(super) enum Armed {
     Accept(Port),
     Datagrams(Port),
     Stream(ConnId),
+    MediaAccept(u8),
+    Media(ConnId),
     Wake,
 }
 
@@ -75,18 +81,20 @@ pub(super) struct Port {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Look {
     Stream(ConnId),
+    Media(ConnId),
     Rearm(Armed),
 }
 
 impl<C: Core> Shard<C> {
     pub(super) fn new(plan: Plan, ring: Ring, core: C) -> Self {
-        let Plan { shard, cpu: _, listeners, doors, store, spool, control, metrics } = plan;
+        let Plan { shard, cpu: _, listeners, media_listeners, doors, store, spool, control, metrics } = plan;
         let now = clock::now();
         Self {
             ring,
             id: shard,
             core,
             listeners,
+            media_listeners,
             doors,
             store,
             spool,
@@ -94,6 +102,7 @@ impl<C: Core> Shard<C> {
             metrics,
             stages: Stages::default(),
             streams: Streams::default(),
+            media: Connections::default(),
             deadlines: Deadlines::new(now.at),
             now,
             untimed_count: 0,
@@ -124,8 +133,12 @@ impl<C: Core> Shard<C> {
         self.reap();
         let more_mail = self.take_mail();
         self.fire();
-        let more_effects = self.drain_effects();
+        self.settle_media();
+        let mut more_effects = self.drain_effects();
         self.settle_streams();
+        self.flush_media();
+        // Taking what waits may let a sender go on; what this asks for is rare, and the next turn looks for more.
+        more_effects |= self.drain_late_effects();
         self.rearm_all();
         if let Some(until) = self.stopping {
             let silent = self.ring.sends_in_flight() == 0 && self.streams.egress_len() == 0 && self.core.is_settled();
@@ -183,6 +196,7 @@ impl<C: Core> Shard<C> {
         for look in looks.drain(..) {
             match look {
                 Look::Stream(conn) => self.look_at_stream(conn),
+                Look::Media(conn) => self.look_at_media(conn),
                 Look::Rearm(armed) => self.rearm.push(armed),
             }
         }
@@ -194,6 +208,8 @@ impl<C: Core> Shard<C> {
         for _ in 0..TURN_EFFECTS_MAX {
             if let Some(ticket) = self.failed.pop() {
                 self.core.handle_input(Input::StreamFailed { ticket }, self.now);
+            } else if let Some(ticket) = self.media.refused.pop() {
+                self.tell_media_refused(ticket);
             } else if let Some(effect) = self.core.poll_effect() {
                 self.on_effect(effect);
             } else {
@@ -203,9 +219,18 @@ impl<C: Core> Shard<C> {
         true
     }
 
+    /// Carries out what the core wants after the turn's sends; true when there was anything.
+    fn drain_late_effects(&mut self) -> bool {
+        let Some(effect) = self.core.poll_effect() else { return false };
+        self.on_effect(effect);
+        self.drain_effects();
+        true
+    }
+
     fn publish_levels(&self) {
         self.metrics.set(Gauge::MailboxLevel, self.doors.door(self.id).mailbox.len() as u64);
         self.metrics.set(Gauge::Streams, self.streams.count() as u64);
+        self.metrics.set(Gauge::MsrpConnections, self.media.count() as u64);
         self.metrics.set(Gauge::SendsInFlight, self.ring.sends_in_flight() as u64);
     }
 
@@ -213,7 +238,7 @@ impl<C: Core> Shard<C> {
     fn submit(&mut self, busy: bool) {
         let doors = self.doors.clone();
         let mailbox = &doors.door(self.id).mailbox;
-        let busy = busy || self.ring.has_completions() || !self.failed.is_empty();
+        let busy = busy || self.ring.has_completions() || !self.failed.is_empty() || self.media.is_busy();
         let result = if busy || !mailbox.prepare_sleep() {
             let result = self.ring.submit(None);
             self.now = clock::now();
@@ -251,16 +276,20 @@ impl<C: Core> Shard<C> {
                 self.rearm.extend([Armed::Datagrams(door(true)), Armed::Accept(door(true))]);
             }
         }
+        self.rearm.extend((0..self.media_listeners.len()).map(|index| Armed::MediaAccept(index as u8)));
     }
 
     fn rearm_all(&mut self) {
         for armed in std::mem::take(&mut self.rearm) {
             self.arm(armed);
         }
+        self.arm_starved_media();
     }
 
     pub(super) fn arm(&mut self, armed: Armed) {
-        if self.stopping.is_some() && matches!(armed, Armed::Accept(_) | Armed::Datagrams(Port { own: false, .. })) {
+        let taking_in =
+            matches!(armed, Armed::Accept(_) | Armed::MediaAccept(_) | Armed::Datagrams(Port { own: false, .. }));
+        if self.stopping.is_some() && taking_in {
             return;
         }
         match armed {
@@ -275,6 +304,11 @@ impl<C: Core> Shard<C> {
                 let socket = if door.own { &sockets.udp_own } else { &sockets.udp_well_known };
                 self.ring.receive_datagrams(socket, door.token());
             }
+            Armed::MediaAccept(listener) => {
+                let socket = &self.media_listeners[usize::from(listener)].socket;
+                self.ring.accept_media(socket, listener_token(listener));
+            }
+            Armed::Media(conn) => self.arm_media(conn),
             Armed::Stream(conn) => {
                 if let Some(stream) = self.streams.find(conn) {
                     self.ring.receive_stream(&stream.fd, token_of(conn));
@@ -296,11 +330,14 @@ impl<C: Core> Shard<C> {
             self.ring.cancel(&sockets.tcp_own);
             self.ring.cancel(&sockets.udp_well_known);
         }
+        for listener in &self.media_listeners {
+            self.ring.cancel(&listener.socket);
+        }
     }
 }
 
 impl<C: Core> Shard<C> {
-    /// Ends every stream on our side and gives its peer a moment to end the other: a connection that is closed while bytes
+    /// Ends every stream and media connection on our side and gives its peer a moment to end the other: a connection that is closed while bytes
     /// arrive is reset, and what the peer has not read of our last answers may go with it.
     fn has_taken_leave(&mut self, until: Instant) -> bool {
         let leaving = match self.leaving {
@@ -310,10 +347,11 @@ impl<C: Core> Shard<C> {
                     // One that is broken already needs no end.
                     let _ = SockRef::from(&stream.fd).shutdown(Shutdown::Write);
                 }
+                self.media.shut();
                 *self.leaving.insert(until.min(self.now.at + LEAVE_TIME))
             }
         };
-        self.streams.count() == 0 || self.now.at >= leaving
+        self.streams.count() + self.media.count() == 0 || self.now.at >= leaving
     }
 }
 

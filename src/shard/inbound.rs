@@ -29,6 +29,10 @@ impl<C: Core> Shard<C> {
                 self.metrics.count(Counter::DatagramSendError);
                 tracing::debug!(error = completion.result.err(), "the kernel refused a datagram");
             }
+            Kind::MediaAccept => self.on_media_accept(completion),
+            Kind::Media => self.on_media(completion),
+            Kind::SendMedia => self.on_media_sent(completion),
+            Kind::MediaConnect => self.on_media_connect(conn_of(completion.token), completion.result),
             Kind::Wake => self.rearm.push(Armed::Wake),
             Kind::Unwatched => {}
         }
@@ -149,7 +153,7 @@ impl<C: Core> Shard<C> {
     }
 
     /// A receive or accept that serves a listening socket has ended.
-    fn on_multishot_end(&mut self, armed: Armed, result: Result<u32, i32>) {
+    pub(super) fn on_multishot_end(&mut self, armed: Armed, result: Result<u32, i32>) {
         match result {
             Ok(_) => self.rearm.push(armed),
             Err(libc::ENOBUFS) => {

@@ -45,7 +45,7 @@ impl<C: Core> Shard<C> {
                     self.core.handle_input(Input::Spool { ticket, answer: Err(Fault::Busy) }, self.now);
                 }
             }
-            Effect::Media(_) => {}
+            Effect::Media(effect) => self.on_media_effect(effect),
             Effect::Control { ticket, command } => {
                 if let Err(job) = self.control.try_post(ControlJob { shard: self.id, ticket, command }) {
                     let answer = match job.command {

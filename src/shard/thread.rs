@@ -3,15 +3,16 @@
 use super::core::Core;
 use super::doors::Doors;
 use super::event_loop::Shard;
-use super::{ListenerSockets, clock};
+use super::{ListenerSockets, MediaListener, clock};
 use crate::base::id::ShardId;
-use crate::base::limits::{DATAGRAM_SEND_COUNT_MAX, SIP_MESSAGE_LEN_MAX, STREAM_COUNT_MAX};
+use crate::base::limits::{DATAGRAM_SEND_COUNT_MAX, MSRP_CONNECTION_COUNT_MAX, SIP_MESSAGE_LEN_MAX, STREAM_COUNT_MAX};
 use crate::base::time::Now;
 use crate::metrics::counters::ShardMetrics;
 use crate::participating::input::ControlMailbox;
 use crate::participating::storage::{SpoolMailbox, StoreMailbox};
 use crate::uring::buffers::BufferPlan;
 use crate::uring::ring::{DATAGRAM_PREFIX_LEN, Ring, RingPlan};
+use crate::uring::shared::SharedPlan;
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -25,6 +26,8 @@ pub struct Plan {
     pub cpu: Option<usize>,
     /// Its sockets, in the order of `sip.listen`.
     pub listeners: Vec<ListenerSockets>,
+    /// Its MSRP sockets, in the order of `msrp.listen`.
+    pub media_listeners: Vec<MediaListener>,
     /// The mailboxes of all shards.
     pub doors: Arc<Doors>,
     /// The durable store.
@@ -113,13 +116,28 @@ const RING: RingPlan = RingPlan {
     completion_count: 4096,
     datagrams: BufferPlan { count: 128, len: DATAGRAM_BUFFER_LEN, stride: odd_lines(DATAGRAM_BUFFER_LEN) },
     streams: BufferPlan { count: 128, len: STREAM_BUFFER_LEN, stride: odd_lines(STREAM_BUFFER_LEN) },
+    media: [
+        SharedPlan {
+            buffers: BufferPlan { count: 64, len: MEDIA_BUFFER_LEN, stride: odd_lines(MEDIA_BUFFER_LEN) },
+            offered_count: 16,
+            incremental: true,
+        },
+        SharedPlan {
+            buffers: BufferPlan { count: 256, len: STREAM_BUFFER_LEN * 2, stride: odd_lines(STREAM_BUFFER_LEN * 2) },
+            offered_count: 128,
+            incremental: false,
+        },
+    ],
+    media_burst_len: 2 * MEDIA_BUFFER_LEN as u32,
     datagram_send_count_max: DATAGRAM_SEND_COUNT_MAX,
-    stream_send_count_max: STREAM_COUNT_MAX,
+    stream_send_count_max: STREAM_COUNT_MAX + MSRP_CONNECTION_COUNT_MAX,
 };
 
 /// Any datagram fits; a small one touches only the first lines.
 const DATAGRAM_BUFFER_LEN: usize = DATAGRAM_PREFIX_LEN + SIP_MESSAGE_LEN_MAX;
 const STREAM_BUFFER_LEN: usize = 4096;
+/// Many small receives fit, and one large one.
+const MEDIA_BUFFER_LEN: usize = 64 * 1024;
 
 /// The length rounded up to an odd number of cache lines: the starts of consecutive buffers visit every cache set.
 const fn odd_lines(len: usize) -> usize {

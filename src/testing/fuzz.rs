@@ -3,6 +3,8 @@
 use super::directory::MapDirectory;
 use super::scene;
 use crate::base::id::{ConnId, ShardId};
+use crate::base::limits::SDP_LEN_MAX;
+use crate::base::time::Instant;
 use crate::cpim::message::{Cpim, unescape, uri_of};
 use crate::documents;
 use crate::participating::content;
@@ -11,6 +13,9 @@ use crate::participating::effect::Effect;
 use crate::participating::input::{Input, Source, Transport};
 use crate::participating::preferences::{DeviceSelection, Profile};
 use crate::participating::subscriber::Subscriber;
+use crate::sdp::{self, Description, Direction, Leg, Own, Setup};
+use crate::sip::dialog::session_timer::{Agreement, INTERVAL_MIN, Part, SessionTimer, TimerAnswer, TimerRequest};
+use crate::sip::dialog::{Dialog, DialogId, InDialog};
 use crate::sip::framing::{Frame, Framer};
 use crate::sip::message::Message;
 use crate::sip::scan::{Fault, Name, Scan};
@@ -24,8 +29,17 @@ use std::time::Duration;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target, for replays of corpora.
-pub const TARGETS: [Target; 6] =
-    [("message", message), ("framing", framing), ("uri", uri), ("body", body), ("document", document), ("core", core)];
+pub const TARGETS: [Target; 9] = [
+    ("message", message),
+    ("framing", framing),
+    ("uri", uri),
+    ("body", body),
+    ("document", document),
+    ("sdp", sdp),
+    ("core", core),
+    ("msrp_head", msrp_head),
+    ("msrp_framer", msrp_framer),
+];
 
 /// Scans a message, checks the spans, reads every view, writes it every way and scans that again.
 pub fn message(bytes: &[u8]) {
@@ -56,6 +70,11 @@ pub fn message(bytes: &[u8]) {
         write::forward_request(&mut out, &view, &edit);
         check_forwarded(&view, &out);
         assert_eq!(scanned(&write::without_top_via(&out)).fields.len() + 1, scanned(&out).fields.len());
+        if let Ok(mut dialog) = Dialog::server(&view, b"ours") {
+            assert_eq!(dialog.id().local_tag, b"ours", "a dialog has our tag");
+            check_dialog(&mut dialog, &view);
+        }
+        check_timer(&view);
     }
     if view.status().is_some() && view.check_response().is_ok() {
         out.clear();
@@ -65,6 +84,13 @@ pub fn message(bytes: &[u8]) {
         let after = Message { bytes: &out, scan: &again };
         let (before, after) = (view.elements(Name::Via).count(), after.elements(Name::Via).count());
         assert_eq!(after, before - 1, "exactly one Via goes");
+        if let Some(id) = DialogId::of_response(&view)
+            && let Ok(mut dialog) = Dialog::client(&view, id.local_tag, b"sip:bob@home.example")
+        {
+            check_dialog(&mut dialog, &view);
+            assert_eq!(dialog.confirm(&view), Ok(()), "what founded a dialog confirms it");
+        }
+        let _ = Agreement::of_response(&view);
     }
     if view.method().is_some() && view.envelope().is_ok() {
         out.clear();
@@ -86,6 +112,107 @@ pub fn framing(bytes: &[u8]) {
             assert!(scan.body.end as usize == len || !scan.has_content_length(), "the message ends with its body");
         }
     }
+}
+
+/// Reads the head of an MSRP chunk, checks its places, reads it again with its paths known, cut at every place, and
+/// written with other paths.
+pub fn msrp_head(bytes: &[u8]) {
+    use crate::msrp::framer::place_in;
+    use crate::msrp::head::{Head, Kind, SeenPaths, Step, read};
+    use crate::msrp::{uri, write};
+    let mut seen = SeenPaths::default();
+    let Step::Whole { head, len, end } = read(bytes, &seen) else { return };
+    assert!(head.bytes.len() <= len && len <= bytes.len(), "a head is in what was received");
+    assert_eq!(head.has_body, end.is_none(), "there is a body or an end-line");
+    for part in [head.transaction_id, head.paths, head.to_path, head.from_path, head.rest] {
+        assert!(part.is_empty() || place_in(head.bytes, part).is_some(), "values are in their head");
+    }
+    if let Some(text) = head.byte_range_text {
+        assert!(place_in(head.rest, text).is_some(), "Byte-Range is behind the paths");
+    }
+    for shorter in 0..len {
+        assert_eq!(read(&bytes[..shorter], &seen), Step::Short, "a head is whole or not");
+    }
+    seen.keep(&head);
+    let Step::Whole { head: again, .. } = read(bytes, &seen) else { panic!("it stays whole") };
+    assert_eq!(Head { paths_repeat: false, ..again }, head, "known paths change nothing else");
+    assert!(head.fault.is_none() || !again.paths_repeat, "wrong heads are judged again");
+    for path in [head.to_path, head.from_path] {
+        assert!(uri::same_path(path, path), "a path is equal to itself");
+        for entry in uri::entries(path).chain([uri::first(path), uri::rest(path)]) {
+            let _ = uri::MsrpUri::parse(entry).map(|uri| assert!(uri.same_as(&uri), "a URI is equal to itself"));
+        }
+    }
+    if head.fault.is_some() || !matches!(head.kind, Kind::Send | Kind::Report) {
+        return;
+    }
+    let (mut paths, mut out) = (Vec::new(), Vec::new());
+    let to = write::Path { first: uri::rest(head.to_path), rest: b"msrp://b.example:7/sb;tcp" };
+    write::path_lines(&mut paths, to, write::Path { first: b"msrp://p.example:2/p2;tcp", rest: b"" });
+    write::forward_head(&mut out, &head, b"0wn1d", &paths, Some(head.byte_range));
+    if let Some(flag) = end {
+        write::end_line(&mut out, b"0wn1d", flag);
+    }
+    match read(&out, &SeenPaths::default()) {
+        Step::Whole { head: after, end: after_end, .. } => {
+            assert!(after.fault.is_none() || uri::entries(head.to_path).count() > 9, "a good head stays good");
+            assert_eq!((after.kind, after_end, after.paths), (head.kind, end, &paths[..]));
+            assert_eq!((after.message_id, after.byte_range), (head.message_id, head.byte_range));
+            assert_eq!((after.content_type, after.success_report), (head.content_type, head.success_report));
+        }
+        Step::Short => panic!("it stays whole"),
+        Step::Fault(_) => assert!(out.len() > bytes.len(), "only a longer head can be too long"),
+    }
+}
+
+/// Reads an MSRP stream at once and cut at places the bytes themselves choose: unless a chunk breaks its Byte-Range, the
+/// same comes out.
+pub fn msrp_framer(bytes: &[u8]) {
+    let whole = msrp_chunks(bytes, |_| bytes.len());
+    for cut in [|_: usize| 1, |at: usize| 1 + at % 7, |at: usize| 1 + at % 61] {
+        let pieces = msrp_chunks(bytes, cut);
+        if !whole.1 && !pieces.1 {
+            assert_eq!(whole.0, pieces.0, "where a stream is cut changes nothing");
+        }
+    }
+}
+
+/// What an MSRP stream holds, with bodies put together, and whether a chunk broke its Byte-Range.
+fn msrp_chunks(bytes: &[u8], cut: impl Fn(usize) -> usize) -> (Vec<Vec<u8>>, bool) {
+    use crate::msrp::framer::{Event, Framer};
+    let mut framer = Framer::new();
+    let (mut found, mut is_broken, mut at) = (Vec::new(), false, 0);
+    while at < bytes.len() {
+        let end = (at + cut(at)).min(bytes.len());
+        let mut input = &bytes[at..end];
+        at = end;
+        let mut budget = 3 * input.len() + 8;
+        loop {
+            budget -= 1;
+            assert!(budget > 0, "the framer gets on");
+            match framer.next(&mut input) {
+                Event::Head(head) => found.extend([head.bytes.to_vec(), Vec::new()]),
+                Event::Body(part) => {
+                    assert!(!part.is_empty(), "no event is idle");
+                    if let Some(body) = found.last_mut() {
+                        body.extend_from_slice(part);
+                    }
+                }
+                Event::End(flag) => {
+                    assert!(framer.is_idle(), "a chunk's end leaves nothing behind");
+                    is_broken |= !framer.keeps_range();
+                    found.push(vec![flag.byte()]);
+                }
+                Event::Incomplete => break,
+                Event::Fault(fault) => {
+                    found.push(format!("{fault:?}").into_bytes());
+                    return (found, is_broken || !framer.keeps_range());
+                }
+            }
+        }
+        assert!(input.is_empty(), "all is consumed before more is asked for");
+    }
+    (found, is_broken || !framer.keeps_range())
 }
 
 /// Reads a URI and its canonical forms.
@@ -119,6 +246,40 @@ pub fn body(bytes: &[u8]) {
     if let Ok(cpim) = Cpim::parse(body) {
         let _ = (cpim.from().map(uri_of), cpim.to().map(unescape), cpim.date_time(), cpim.imdn_message_id());
         let _ = (cpim.disposition_notification(), cpim.content_type(), cpim.content());
+    }
+}
+
+/// Reads an offer and, behind a NUL, an answer; writes every description that can be made of them and reads that again.
+pub fn sdp(bytes: &[u8]) {
+    let end = memchr::memchr(0, bytes).unwrap_or(bytes.len());
+    let Ok(offer) = Description::parse(&bytes[..end]) else { return };
+    let answer = bytes.get(end + 1..).and_then(|answer| Description::parse(answer).ok());
+    assert!(offer.same_media_as(&offer), "a description is the same as itself");
+    let message = offer.message();
+    let path = message.filter(|media| media.has_path()).map(|media| media.path);
+    for leg in [Leg::Originating, Leg::Terminating] {
+        assert!(offer.usable(leg).is_err() || path.is_some(), "what can be used has a path");
+        let addr = std::net::SocketAddr::from(([192, 0, 2, 1], 2855));
+        let uri = "msrp://192.0.2.1:2855/own;tcp";
+        let own = Own { leg, addr, uri, session_id: 1, version: 2, size_max: 1_000, peer_path: path };
+        let mut out = Vec::new();
+        sdp::write_offer(&mut out, &offer, &own);
+        check_description(&out, &own);
+        assert!(out.len() > SDP_LEN_MAX || Description::parse(&out).is_ok_and(|offer| offer.media_count() == 1));
+        for (other, setup) in [(answer.as_ref(), Setup::Passive), (None, Setup::Absent), (Some(&offer), Setup::Active)]
+        {
+            out.clear();
+            sdp::write_answer(&mut out, &offer, other, &own, setup);
+            check_description(&out, &own);
+            let Ok(written) = Description::parse(&out) else { continue };
+            assert_eq!(written.media_count(), offer.media_count(), "an answer has a line for each of the offer's");
+            assert_eq!(written.message().map(|media| media.index), message.map(|media| media.index));
+            assert!(written.message().is_none_or(|media| media.setup == setup));
+            for (index, (line, offered)) in written.media_lines().zip(offer.media_lines()).enumerate() {
+                let is_ours = message.is_some_and(|media| media.index == index);
+                assert!(is_ours || (line.port == 0 && line.media == offered.media && line.formats == offered.formats));
+            }
+        }
     }
 }
 
@@ -225,6 +386,62 @@ fn carry_out(core: &mut Core<MapDirectory>, store: &mut super::store::ModelStore
             Effect::Spool { .. } | Effect::Media(_) | Effect::Post { .. } => {}
         }
     }
+}
+
+/// A request inside a dialog is well-formed, names the dialog and takes every route.
+fn check_dialog(dialog: &mut Dialog, founder: &Message<'_>) {
+    let mut out = Vec::new();
+    let cseq = dialog.next_cseq();
+    dialog.write_request(&mut out, &InDialog { method: "UPDATE", via: b"SIP/2.0/UDP 192.0.2.1;branch=z9hG4bKx", cseq });
+    out.extend_from_slice(b"Content-Length: 0\r\n\r\n");
+    let scan = scanned(&out);
+    assert_eq!(scan.fault, None, "our own requests are well-formed");
+    let view = Message { bytes: &out, scan: &scan };
+    assert_eq!(DialogId::of_response(&view), Some(dialog.id()), "our request names the dialog");
+    assert_eq!(view.envelope().map(|envelope| envelope.cseq), Ok(cseq));
+    let routes = founder.elements(Name::RecordRoute).count();
+    assert_eq!(view.elements(Name::Route).count(), routes, "every route is taken");
+    assert_eq!(dialog.routes().first().is_some(), routes > 0);
+    assert!(Uri::parse(dialog.next_hop()).is_ok(), "there is somewhere to go");
+    let target = dialog.target().to_vec();
+    let _ = dialog.on_target_refresh(founder);
+    assert!(routes > 0 || Uri::parse(&target).is_ok());
+}
+
+/// What is agreed about session timers is never more than asked for and never too little.
+fn check_timer(request: &Message<'_>) {
+    let Some(asked) = TimerRequest::of(request) else { return };
+    if let TimerAnswer::Agreed(agreement) = asked.answer(1_800) {
+        assert!(agreement.seconds >= INTERVAL_MIN);
+        assert!(asked.expires.is_none_or(|expires| agreement.seconds <= expires.seconds));
+        let mut timer = SessionTimer::default();
+        timer.on_agreed(Some(agreement), Part::Server, Instant::ZERO);
+        while let Some(at) = timer.poll_timeout() {
+            assert!(timer.handle_timeout(at).is_some(), "a deadline has something due");
+        }
+    }
+}
+
+/// What we write in SDP is well-formed, and says of us what it should.
+fn check_description(bytes: &[u8], own: &Own<'_>) {
+    assert!(bytes.ends_with(b"\r\n") && !bytes.contains(&0), "whole lines");
+    assert!(memchr::memchr2_iter(b'\r', b'\n', bytes).count() == 2 * memchr::memmem::find_iter(bytes, b"\r\n").count());
+    if bytes.len() > SDP_LEN_MAX {
+        return;
+    }
+    let written = Description::parse(bytes);
+    assert!(written.is_ok(), "what we write can be read: {}", String::from_utf8_lossy(bytes));
+    let Ok(written) = written else { return };
+    assert_eq!((written.origin_session_id(), written.origin_version()), (Some(own.session_id), Some(own.version)));
+    let Some(media) = written.message() else { return };
+    let is_receiving = own.leg == Leg::Originating;
+    let direction = if is_receiving { Direction::RecvOnly } else { Direction::SendOnly };
+    assert_eq!(media.direction, direction, "from our viewpoint");
+    assert_eq!(media.connect, Some(own.addr), "the media line says where our URI is");
+    assert_eq!(media.path.split(|byte| *byte == b' ').next(), Some(own.uri.as_bytes()), "we come first");
+    assert!(own.peer_path.is_none_or(|path| media.path.ends_with(path)), "then whoever the other leg named");
+    assert!(media.size_max <= Some(own.size_max), "never more than we take");
+    assert!(!is_receiving || media.takes_cpim(), "what CPM carries");
 }
 
 fn check_spans(bytes: &[u8], scan: &Scan) {

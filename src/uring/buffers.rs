@@ -42,7 +42,7 @@ pub(super) struct Pool {
 }
 
 const KERNELS: u32 = u32::MAX;
-const PAGE_LEN: usize = 4096;
+pub(super) const PAGE_LEN: usize = 4096;
 
 impl Pool {
     /// Makes the group known to the kernel, every buffer offered.
@@ -142,7 +142,8 @@ impl Drop for Pool {
     }
 }
 
-fn allocate(layout: Layout) -> NonNull<u8> {
+/// Zeroed memory; the process ends when there is none.
+pub(super) fn allocate(layout: Layout) -> NonNull<u8> {
     assert!(layout.size() > 0);
     // SAFETY: the size is not zero. Zeroed pages are taken from the system only when first touched.
     NonNull::new(unsafe { alloc_zeroed(layout) }).unwrap_or_else(|| handle_alloc_error(layout))

@@ -15,4 +15,5 @@ pub mod eventfd;
 mod op;
 pub mod probe;
 pub mod ring;
+pub mod shared;
 pub mod socket;

@@ -2,6 +2,7 @@
 
 use super::buffers::BufferPlan;
 use super::ring::{self, Kind, Ring, RingPlan, Token};
+use super::shared::SharedPlan;
 use io_uring::{IoUring, Probe, opcode};
 use std::fmt;
 use std::io;
@@ -109,6 +110,8 @@ fn try_receive() -> Result<(), Missing> {
         completion_count: 16,
         datagrams: buffers,
         streams: buffers,
+        media: [SharedPlan { buffers, offered_count: 2, incremental: false }; 2],
+        media_burst_len: 512,
         datagram_send_count_max: 1,
         stream_send_count_max: 1,
     })

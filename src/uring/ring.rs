@@ -3,7 +3,8 @@
 use super::addr::{self, RAW_ADDR_LEN};
 use super::buffers::{BufferPlan, Lease, Pool};
 use super::eventfd::EventFd;
-use super::op::{Connecting, DatagramSend, Slots, StreamSend, empty_header};
+use super::op::{self, Connecting, DatagramSend, Slots, StreamSend, empty_header};
+use super::shared::{Piece, Shared, SharedPlan, SharedPool};
 use bytes::Bytes;
 use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
@@ -13,6 +14,7 @@ use std::io;
 use std::mem::ManuallyDrop;
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 /// Names whose request completed: a slot of the caller's table and how often it was given out before.
@@ -44,6 +46,14 @@ pub enum Kind {
     Wake,
     /// Closing, cancelling: nobody waits for these.
     Unwatched,
+    /// A media connection came in.
+    MediaAccept,
+    /// Media bytes came in; none means that the peer has sent its last.
+    Media,
+    /// Media bytes left or failed.
+    SendMedia,
+    /// A media connection was opened or failed.
+    MediaConnect,
 }
 
 /// One completion, copied out of the ring.
@@ -57,6 +67,10 @@ pub struct Completion {
     pub result: Result<u32, i32>,
     /// The buffer that it filled; to be given back with [`Ring::recycle`].
     pub lease: Option<Lease>,
+    /// The media bytes that came in; to be given back with [`Ring::recycle_media`].
+    pub piece: Option<Piece>,
+    /// What a media send could not send: the rest of a batch of which only a part left.
+    pub unsent: Vec<Bytes>,
     /// The connection that came in.
     pub fd: Option<OwnedFd>,
     /// False when a multishot request has ended and must be armed again.
@@ -76,7 +90,10 @@ pub struct Datagram<'a> {
 
 /// A connection attempt in the kernel's hands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ConnectHandle(u32);
+pub struct ConnectHandle {
+    slot: u32,
+    kind: Kind,
+}
 
 /// What [`Ring::reap`] settled by itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -96,9 +113,13 @@ pub struct RingPlan {
     pub datagrams: BufferPlan,
     /// Buffers for streams.
     pub streams: BufferPlan,
+    /// Buffers for media connections; the second shape is for kernels that do not take the first.
+    pub media: [SharedPlan; 2],
+    /// Bytes after which a media connection that goes on sending lets the others receive, where the kernel can do that.
+    pub media_burst_len: u32,
     /// Datagrams in the kernel's hands; further ones are refused.
     pub datagram_send_count_max: usize,
-    /// Stream sends and connection attempts in the kernel's hands, each.
+    /// Stream and media sends together, and connection attempts, in the kernel's hands.
     pub stream_send_count_max: usize,
 }
 
@@ -113,11 +134,15 @@ pub const BATCH_COUNT_MAX: usize = 64;
 
 const DATAGRAM_GROUP: u16 = 0;
 const STREAM_GROUP: u16 = 1;
+const MEDIA_GROUP: u16 = 2;
+/// No caller's token: the tables of connections are smaller.
+const NOBODY: Token = Token { slot: 0x00FF_FFFF, generation: u32::MAX };
 
 /// Everything that submitted requests point to.
 struct Memory {
     datagrams: Pool,
     streams: Pool,
+    media: SharedPool,
     datagram_sends: Slots<DatagramSend>,
     stream_sends: Slots<StreamSend>,
     connects: Slots<Connecting>,
@@ -140,6 +165,8 @@ pub struct Ring {
     /// Datagrams pushed since the last submission: all complete during it.
     datagrams_pushed: usize,
     enter_flags: EnterFlags,
+    /// See [`RingPlan::media_burst_len`]; 0 where the kernel has no such bound.
+    media_burst_len: u32,
 }
 
 impl Ring {
@@ -155,6 +182,7 @@ impl Ring {
         let memory = Memory {
             datagrams: Pool::register(&ring.submitter(), DATAGRAM_GROUP, plan.datagrams)?,
             streams: Pool::register(&ring.submitter(), STREAM_GROUP, plan.streams)?,
+            media: SharedPool::register(&ring.submitter(), MEDIA_GROUP, plan.media)?,
             datagram_sends: Slots::new(plan.datagram_send_count_max, DatagramSend::empty),
             stream_sends: Slots::new(plan.stream_send_count_max, StreamSend::empty),
             connects: Slots::new(plan.stream_send_count_max, Connecting::empty),
@@ -169,20 +197,49 @@ impl Ring {
             sends_in_flight: 0,
             datagrams_pushed: 0,
             enter_flags,
+            media_burst_len: plan.media_burst_len,
         };
         let (_, header) = ring.memory.header.take().expect("the table is new");
         header.msg_namelen = RAW_ADDR_LEN as libc::socklen_t;
         ring.memory.wakes.take().expect("the table is new");
+        if !ring.takes_burst_len()? {
+            ring.media_burst_len = 0;
+        }
         Ok(ring)
+    }
+
+    /// Whether the kernel bounds what one connection receives at a time (Linux 6.17); earlier ones refuse the request.
+    fn takes_burst_len(&mut self) -> io::Result<bool> {
+        let (ended, _) = UnixStream::pair()?;
+        self.receive_media(&ended, NOBODY);
+        let mut completions = Vec::new();
+        for _ in 0..QUIESCE_TURNS {
+            self.submit(Some(QUIESCE_TIME / QUIESCE_TURNS))?;
+            self.reap(&mut completions, 1);
+            if let Some(completion) = completions.pop() {
+                completion.piece.into_iter().for_each(|piece| self.recycle_media(piece));
+                return Ok(completion.result == Ok(0));
+            }
+        }
+        Ok(false)
     }
 
     /// Accepts connections until told otherwise: a [`Kind::Accept`] for each.
     ///
     /// A descriptor given to the ring must stay open until [`Ring::close`] or until its requests have completed.
     pub fn accept(&mut self, listener: impl AsFd, token: Token) {
+        self.accept_as(Kind::Accept, listener, token);
+    }
+
+    /// Accepts media connections until told otherwise: a [`Kind::MediaAccept`] for each.
+    pub fn accept_media(&mut self, listener: impl AsFd, token: Token) {
+        self.accept_as(Kind::MediaAccept, listener, token);
+    }
+
+    fn accept_as(&mut self, kind: Kind, listener: impl AsFd, token: Token) {
         let entry = opcode::AcceptMulti::new(Fd(listener.as_fd().as_raw_fd())).flags(libc::SOCK_CLOEXEC).build();
         // SAFETY: a multishot accept points to no memory.
-        unsafe { self.push(entry, Kind::Accept, token) };
+        unsafe { self.push(entry, kind, token) };
     }
 
     /// Receives datagrams until told otherwise: a [`Kind::Datagram`] for each.
@@ -198,6 +255,21 @@ impl Ring {
         let entry = opcode::RecvMulti::new(Fd(stream.as_fd().as_raw_fd()), STREAM_GROUP).build();
         // SAFETY: the buffers belong to the group, which lives as long as the ring.
         unsafe { self.push(entry, Kind::Stream, token) };
+    }
+
+    /// Receives media bytes until told otherwise: a [`Kind::Media`] for each piece. A connection has at most one such
+    /// request at a time.
+    pub fn receive_media(&mut self, stream: impl AsFd, token: Token) {
+        let group = self.memory.media.group();
+        let entry = opcode::RecvMulti::new(Fd(stream.as_fd().as_raw_fd()), group).build();
+        let entry = op::with_burst_len(entry, self.media_burst_len);
+        // SAFETY: the buffers belong to the group, whose memory lives at least as long as the ring.
+        unsafe { self.push(entry, Kind::Media, token) };
+    }
+
+    /// Ends a [`Ring::receive_media`]. Pieces that it has received still arrive; then its last completion does.
+    pub fn cancel_media(&mut self, token: Token) {
+        self.push_unwatched(opcode::AsyncCancel::new(pack(Kind::Media, token)).build());
     }
 
     /// Sends a datagram, or gives it back when too many are in the kernel's hands.
@@ -223,9 +295,21 @@ impl Ring {
     /// Sends a batch into a stream as one request, or says false when too many are in the kernel's hands. The answer is
     /// a [`Kind::SendStream`] with the count of bytes that left, which may be fewer than all.
     pub fn send_stream(&mut self, stream: impl AsFd, token: Token, batch: impl Iterator<Item = Bytes>) -> bool {
+        self.send_as(Kind::SendStream, stream, token, batch.take(BATCH_COUNT_MAX))
+    }
+
+    /// Sends a batch of at most [`BATCH_COUNT_MAX`] buffers into a media connection as one request and empties it, or says
+    /// false when too many are in the kernel's hands. The answer is a [`Kind::SendMedia`] with the count of bytes that
+    /// left, and the rest when they are fewer than all.
+    pub fn send_media(&mut self, stream: impl AsFd, token: Token, batch: &mut Vec<Bytes>) -> bool {
+        assert!(batch.len() <= BATCH_COUNT_MAX, "a batch is one request");
+        self.send_as(Kind::SendMedia, stream, token, batch.drain(..))
+    }
+
+    fn send_as(&mut self, kind: Kind, stream: impl AsFd, token: Token, batch: impl Iterator<Item = Bytes>) -> bool {
         let Some((slot, send)) = self.memory.stream_sends.take() else { return false };
         send.token = token;
-        send.bytes.extend(batch.take(BATCH_COUNT_MAX));
+        send.bytes.extend(batch);
         assert!(!send.bytes.is_empty(), "a batch holds at least one buffer");
         let fd = Fd(stream.as_fd().as_raw_fd());
         // WAITALL makes the kernel go on by itself when the socket takes only a part.
@@ -237,25 +321,34 @@ impl Ring {
             _ => opcode::SendMsg::new(fd, send.gather()).flags(flags as u32).build(),
         };
         // SAFETY: the slot keeps bytes, vectors and header where they are until the completion releases it.
-        unsafe { self.push(entry, Kind::SendStream, Token { slot, generation: 0 }) };
+        unsafe { self.push(entry, kind, Token { slot, generation: 0 }) };
         self.sends_in_flight += 1;
         true
     }
 
     /// Opens a connection; `None` when too many are being opened. The answer is a [`Kind::Connect`].
     pub fn connect(&mut self, stream: impl AsFd, to: SocketAddr, token: Token) -> Option<ConnectHandle> {
+        self.connect_as(Kind::Connect, stream, to, token)
+    }
+
+    /// Opens a media connection; `None` when too many are being opened. The answer is a [`Kind::MediaConnect`].
+    pub fn connect_media(&mut self, stream: impl AsFd, to: SocketAddr, token: Token) -> Option<ConnectHandle> {
+        self.connect_as(Kind::MediaConnect, stream, to, token)
+    }
+
+    fn connect_as(&mut self, kind: Kind, stream: impl AsFd, to: SocketAddr, token: Token) -> Option<ConnectHandle> {
         let (slot, connecting) = self.memory.connects.take()?;
         connecting.set(token, to);
         let addr = (&raw const connecting.addr).cast();
         let entry = opcode::Connect::new(Fd(stream.as_fd().as_raw_fd()), addr, connecting.len).build();
         // SAFETY: the slot keeps the address where it is until the completion releases it.
-        unsafe { self.push(entry, Kind::Connect, Token { slot, generation: 0 }) };
-        Some(ConnectHandle(slot))
+        unsafe { self.push(entry, kind, Token { slot, generation: 0 }) };
+        Some(ConnectHandle { slot, kind })
     }
 
-    /// Gives a connection attempt up. Its [`Kind::Connect`] still arrives, mostly with an error. Only valid until then.
+    /// Gives a connection attempt up. Its completion still arrives, mostly with an error. Only valid until then.
     pub fn abandon(&mut self, connect: ConnectHandle) {
-        let user_data = pack(Kind::Connect, Token { slot: connect.0, generation: 0 });
+        let user_data = pack(connect.kind, Token { slot: connect.slot, generation: 0 });
         self.push_unwatched(opcode::AsyncCancel::new(user_data).build());
     }
 
@@ -310,6 +403,26 @@ impl Ring {
         }
     }
 
+    /// The media bytes of a completion.
+    pub fn media_bytes(&self, piece: &Piece) -> &[u8] {
+        self.memory.media.bytes(piece)
+    }
+
+    /// Makes the media bytes of a completion outlive it.
+    pub fn share(&self, piece: &Piece) -> Shared {
+        self.memory.media.share(piece)
+    }
+
+    /// How many media receives find a buffer after the next submission, if each takes one.
+    pub fn media_available_count(&self) -> usize {
+        self.memory.media.available_count()
+    }
+
+    /// Gives media bytes back.
+    pub fn recycle_media(&mut self, piece: Piece) {
+        self.memory.media.recycle(piece);
+    }
+
     /// Requests that send and have not completed.
     pub const fn sends_in_flight(&self) -> usize {
         self.sends_in_flight
@@ -328,6 +441,8 @@ impl Ring {
             let more = cqueue::more(entry.flags());
             *in_flight -= usize::from(!more);
             let mut lease = None;
+            let mut piece = None;
+            let mut unsent = Vec::new();
             let mut fd = None;
             match kind {
                 Kind::SendDatagram => {
@@ -339,14 +454,17 @@ impl Ring {
                         continue;
                     }
                 }
-                Kind::SendStream => {
+                Kind::SendStream | Kind::SendMedia => {
                     *sends_in_flight -= 1;
                     let send = memory.stream_sends.value(token.slot);
+                    if let (Kind::SendMedia, Ok(sent)) = (kind, result) {
+                        unsent = send.unsent(sent as usize);
+                    }
                     send.clear();
                     let slot = std::mem::replace(&mut token, send.token).slot;
                     memory.stream_sends.release(slot);
                 }
-                Kind::Connect => {
+                Kind::Connect | Kind::MediaConnect => {
                     let slot = token.slot;
                     token = memory.connects.value(slot).token;
                     memory.connects.release(slot);
@@ -356,13 +474,18 @@ impl Ring {
                     let len = result.unwrap_or(0) as usize;
                     lease = cqueue::buffer_select(entry.flags()).map(|buffer| pool.lease(buffer, len));
                 }
-                Kind::Accept => {
+                Kind::Media => {
+                    let len = result.unwrap_or(0) as usize;
+                    let goes_on = cqueue::buffer_more(entry.flags());
+                    piece = cqueue::buffer_select(entry.flags()).map(|buffer| memory.media.piece(buffer, len, goes_on));
+                }
+                Kind::Accept | Kind::MediaAccept => {
                     // SAFETY: the kernel made this descriptor for us and says so once.
                     fd = result.ok().map(|fd| unsafe { OwnedFd::from_raw_fd(fd as i32) });
                 }
                 Kind::Wake | Kind::Unwatched => {}
             }
-            out.push(Completion { kind, token, result, lease, fd, more });
+            out.push(Completion { kind, token, result, lease, piece, unsent, fd, more });
         }
         reaped
     }
@@ -376,6 +499,7 @@ impl Ring {
     pub fn submit(&mut self, wait: Option<Duration>) -> io::Result<()> {
         self.memory.datagrams.publish();
         self.memory.streams.publish();
+        self.memory.media.publish();
         loop {
             {
                 let mut queue = self.ring.submission();
@@ -512,6 +636,10 @@ fn unpack(user_data: u64) -> Option<(Kind, Token)> {
         6 => Kind::Connect,
         7 => Kind::Wake,
         8 => Kind::Unwatched,
+        9 => Kind::MediaAccept,
+        10 => Kind::Media,
+        11 => Kind::SendMedia,
+        12 => Kind::MediaConnect,
         _ => return None,
     };
     Some((kind, Token { slot: (user_data >> 32) as u32 & 0x00FF_FFFF, generation: user_data as u32 }))
@@ -595,6 +723,76 @@ mod tests {
     }
 
     #[test]
+    fn media_bytes_come_in_pieces_that_may_be_kept() {
+        use std::io::Write;
+        let buffers = BufferPlan { count: 4, len: 4096, stride: 4096 };
+        for incremental in [true, false] {
+            let plan = SharedPlan { buffers, offered_count: 1, incremental };
+            let mut ring = Ring::new(RingPlan { media: [plan; 2], ..small() }).unwrap();
+            let (ours, mut theirs) = UnixStream::pair().unwrap();
+            let token = Token { slot: 1, generation: 2 };
+            ring.receive_media(&ours, token);
+            let mut kept = Vec::new();
+            for number in 0..8u8 {
+                theirs.write_all(&[number; 700]).unwrap();
+                let mut completions = Vec::new();
+                wait(&mut ring, &mut completions);
+                assert_eq!((completions.len(), completions[0].token), (1, token));
+                let completion = completions.remove(0);
+                let piece = completion.piece.unwrap();
+                assert_eq!(ring.media_bytes(&piece).len() as u32, completion.result.unwrap());
+                let (Shared::InPlace(bytes) | Shared::Copied(bytes)) = ring.share(&piece);
+                kept.push(bytes);
+                ring.recycle_media(piece);
+                if !completion.more {
+                    ring.receive_media(&ours, token);
+                }
+            }
+            drop(theirs);
+            let mut completions = Vec::new();
+            while completions.last().is_none_or(|last: &Completion| last.result != Ok(0)) {
+                wait(&mut ring, &mut completions);
+                for completion in &mut completions {
+                    let Some(piece) = completion.piece.take() else { continue };
+                    kept.push(Bytes::copy_from_slice(ring.media_bytes(&piece)));
+                    ring.recycle_media(piece);
+                }
+            }
+            drop(ring);
+            let expected: Vec<u8> = (0..8).flat_map(|number| [number; 700]).collect();
+            assert!(kept.concat() == expected, "incremental: {incremental}");
+        }
+    }
+
+    #[test]
+    fn a_media_receive_ends_when_it_is_cancelled_and_only_then() {
+        use std::io::Write;
+        let mut ring = Ring::new(small()).unwrap();
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let (token, other) = (Token { slot: 1, generation: 2 }, Token { slot: 1, generation: 3 });
+        ring.receive_media(&ours, token);
+        ring.cancel_media(other);
+        theirs.write_all(b"x").unwrap();
+        let mut completions = Vec::new();
+        wait(&mut ring, &mut completions);
+        assert!(completions[0].result == Ok(1) && completions[0].more);
+        ring.recycle_media(completions.remove(0).piece.unwrap());
+        ring.cancel_media(token);
+        wait(&mut ring, &mut completions);
+        assert!(completions[0].result == Err(libc::ECANCELED) && !completions[0].more);
+        assert_eq!(completions[0].token, token);
+    }
+
+    #[test]
+    fn a_short_media_send_gives_the_rest_back() {
+        let mut send = StreamSend::empty();
+        for (sent, rest) in [(0, &["abc", "defg", "hi"][..]), (3, &["defg", "hi"]), (4, &["efg", "hi"]), (9, &[])] {
+            send.bytes = ["abc", "", "defg", "hi"].map(Bytes::from).to_vec();
+            assert_eq!(send.unsent(sent), rest);
+        }
+    }
+
+    #[test]
     fn an_eventfd_ends_a_wait() {
         use crate::base::mailbox::Wake;
         let mut ring = Ring::new(small()).unwrap();
@@ -613,6 +811,8 @@ mod tests {
             completion_count: 64,
             datagrams: buffers,
             streams: buffers,
+            media: [SharedPlan { buffers, offered_count: 2, incremental: false }; 2],
+            media_burst_len: 512,
             datagram_send_count_max: 64,
             stream_send_count_max: 64,
         }

@@ -1,12 +1,12 @@
-//! Listening sockets: one set per shard, and the program that spreads datagrams over the shards.
+//! Listening sockets: one set per shard, and the program that spreads datagrams over the shards; sockets that connect.
 
 use crate::base::id::ShardId;
 use crate::base::limits::SHARD_COUNT_MAX;
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 
 /// The sockets of one shard for one address of `sip.listen`.
 #[derive(Debug)]
@@ -25,6 +25,15 @@ pub struct ListenerSockets {
     pub tcp_own: TcpListener,
     /// The own sockets are those of an earlier listener with the same IP address, which also receives from them.
     pub own_is_shared: bool,
+}
+
+/// The MSRP socket of one shard for one address of `msrp.listen`.
+#[derive(Debug)]
+pub struct MediaListener {
+    /// Where it listens, with its real port.
+    pub addr: SocketAddr,
+    /// Connections taken from it have their options from here.
+    pub socket: TcpListener,
 }
 
 /// An address that cannot be listened on.
@@ -84,6 +93,59 @@ pub fn bind(listen: &[SocketAddr], shard_port: u16, shard_count: u16) -> Result<
         }
     }
     Ok(shards)
+}
+
+/// Binds every MSRP socket of every shard: shard *n* listens on port + *n* of each address, or on one of the kernel's
+/// choice where the port is 0.
+pub fn bind_media(listen: &[SocketAddr], shard_count: u16) -> Result<Vec<Vec<MediaListener>>, BindError> {
+    assert!(shard_count > 0 && usize::from(shard_count) <= SHARD_COUNT_MAX, "the configuration bounds the shards");
+    assert!(listen.len() <= usize::from(u8::MAX), "the configuration bounds the listeners");
+    (0..shard_count).map(|shard| listen.iter().map(|first| bind_media_one(*first, shard)).collect()).collect()
+}
+
+fn bind_media_one(first: SocketAddr, shard: u16) -> Result<MediaListener, BindError> {
+    let port = if first.port() == 0 { Some(0) } else { first.port().checked_add(shard) };
+    let Some(port) = port else {
+        let error = io::Error::new(io::ErrorKind::InvalidInput, "the port leaves no room for all shards");
+        return Err(BindError { addr: first, transport: "tcp", error });
+    };
+    let wanted = SocketAddr::new(first.ip(), port);
+    let mut attempt = 0;
+    loop {
+        let bound = tcp(wanted, Sharing::Alone).and_then(|socket| {
+            let fault = |error| BindError { addr: wanted, transport: "tcp", error };
+            keep_alive(&socket).map_err(fault)?;
+            Ok(MediaListener { addr: socket.local_addr().map_err(fault)?, socket })
+        });
+        match bound {
+            Err(error) if error.is_predecessors(wanted, &mut attempt) => {}
+            other => return other,
+        }
+    }
+}
+
+/// Has the kernel find out whether a silent peer is still there. Connections inherit it from their listener.
+pub fn keep_alive(socket: impl AsFd) -> io::Result<()> {
+    SockRef::from(&socket).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEP_ALIVE_TIME))
+}
+
+/// How many bytes the peer of a TCP connection has acknowledged so far; `None` when the kernel does not say.
+pub fn acknowledged_len(socket: impl AsFd) -> Option<u64> {
+    // SAFETY: `tcp_info` holds integers only, for which all bits zero is a value.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut len = size_of::<libc::tcp_info>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes to the structure, and says in `len` how many.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut info).cast(),
+            &raw mut len,
+        )
+    };
+    let known = std::mem::offset_of!(libc::tcp_info, tcpi_bytes_acked) + size_of::<u64>();
+    (result == 0 && len as usize >= known).then_some(info.tcpi_bytes_acked)
 }
 
 /// A socket for an outgoing connection from a listener's interface.
@@ -281,6 +343,8 @@ fn raise_file_limit() {
     }
 }
 
+/// Silence after which a peer of a media connection is probed (SPEC §4.6).
+const KEEP_ALIVE_TIME: std::time::Duration = std::time::Duration::from_secs(60);
 const PREDECESSOR_ATTEMPTS: u32 = 100;
 const PREDECESSOR_WAIT: std::time::Duration = std::time::Duration::from_millis(20);
 const PORT_ATTEMPTS: u32 = 32;
@@ -345,6 +409,48 @@ mod tests {
         assert_ne!(first.well_known, second.well_known);
         assert_eq!(first.own, second.own);
         assert!(!first.own_is_shared && second.own_is_shared);
+    }
+
+    #[test]
+    fn each_shard_has_an_msrp_port_of_its_own() {
+        let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        let shards = bind_media(&[any, "[::1]:0".parse().unwrap(), any], 3).unwrap();
+        let mut addrs: Vec<SocketAddr> = shards.iter().flatten().map(|listener| listener.addr).collect();
+        assert!(addrs.iter().all(|addr| addr.port() != 0));
+        addrs.sort_unstable();
+        addrs.dedup();
+        assert_eq!(addrs.len(), 9);
+    }
+
+    #[test]
+    fn msrp_ports_follow_each_other_and_one_that_is_taken_is_named() {
+        // Three numbers in a row that were free a moment ago; another test may take one in between.
+        for _ in 0..100 {
+            let base = bind_media(&["127.0.0.1:0".parse().unwrap()], 1).unwrap()[0][0].addr;
+            let Some(last) = base.port().checked_add(2) else { continue };
+            let Ok(shards) = bind_media(&[base], 2) else { continue };
+            assert_eq!(shards[1][0].addr.port(), base.port() + 1);
+            let error = bind_media(&[SocketAddr::new(base.ip(), last - 1)], 1).unwrap_err();
+            let line = format!("{}:{} over TCP: Address already in use", base.ip(), base.port() + 1);
+            assert_eq!(error.to_string(), line);
+            return;
+        }
+        panic!("no two free ports in a row");
+    }
+
+    #[test]
+    fn acknowledged_bytes_of_a_connection_are_counted() {
+        use std::io::{Read, Write};
+        let listener = bind_media(&["127.0.0.1:0".parse().unwrap()], 1).unwrap().remove(0).remove(0);
+        let mut client = std::net::TcpStream::connect(listener.addr).unwrap();
+        let (mut server, _) = listener.socket.accept().unwrap();
+        assert!(SockRef::from(&server).keepalive().unwrap() && server.nodelay().unwrap(), "as the listener");
+        let before = acknowledged_len(&client).unwrap();
+        client.write_all(&[1; 100]).unwrap();
+        server.read_exact(&mut [0; 100]).unwrap();
+        server.write_all(b"x").unwrap();
+        client.read_exact(&mut [0]).unwrap();
+        assert_eq!(acknowledged_len(&client).unwrap() - before, 100, "the answer acknowledged them");
     }
 
     #[test]

@@ -8,7 +8,8 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
-fn is_installed(tool: &str) -> bool {
+/// True where the tool can be run.
+pub fn is_installed(tool: &str) -> bool {
     let found = Command::new(tool).arg("-v").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
     if found.is_err() {
         skip(&format!("{tool} is not installed"));
@@ -100,11 +101,12 @@ fn tshark_finds_no_malformed_packet() {
     }
 }
 
-struct Capture(Child);
+/// A running capture.
+pub struct Capture(Child);
 
 impl Capture {
     /// Starts capturing, or returns `None` where that is not allowed.
-    fn start(file: &Path, filter: &str) -> Option<Self> {
+    pub fn start(file: &Path, filter: &str) -> Option<Self> {
         let mut child = Command::new("tshark")
             .args(["-i", "lo", "-f", filter, "-q", "-w"])
             .arg(file)
@@ -145,7 +147,8 @@ impl Capture {
         Some(capture)
     }
 
-    fn stop(mut self) {
+    /// Ends it; the file is complete.
+    pub fn stop(mut self) {
         crate::support::appliance::signal(self.0.id(), "INT");
         let child = &mut self.0;
         eventually("tshark ends", || child.try_wait().expect("the child can be asked"));
@@ -160,7 +163,7 @@ impl Drop for Capture {
 }
 
 /// Options that make tshark read these ports as SIP.
-fn decode_as(ports: &[u16]) -> Vec<String> {
+pub fn decode_as(ports: &[u16]) -> Vec<String> {
     ports
         .iter()
         .flat_map(|port| {
@@ -170,12 +173,13 @@ fn decode_as(ports: &[u16]) -> Vec<String> {
 }
 
 /// One field of every frame that a display filter selects.
-fn fields(file: &Path, decode: &[String], filter: &str, field: &str) -> Vec<String> {
+pub fn fields(file: &Path, decode: &[String], filter: &str, field: &str) -> Vec<String> {
     let text = read(file, decode, &["-Y", filter, "-T", "fields", "-e", field]);
     text.lines().flat_map(|line| line.split(',')).map(str::to_owned).filter(|value| !value.is_empty()).collect()
 }
 
-fn read(file: &Path, decode: &[String], more: &[&str]) -> String {
+/// What tshark prints about a capture.
+pub fn read(file: &Path, decode: &[String], more: &[&str]) -> String {
     let output = Command::new("tshark")
         .arg("-r")
         .arg(file)
@@ -190,7 +194,8 @@ fn read(file: &Path, decode: &[String], more: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-fn tail(output: &Output) -> String {
+/// The last lines of a tool's output.
+pub fn tail(output: &Output) -> String {
     let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     let lines: Vec<&str> = text.lines().rev().take(60).collect();
     lines.into_iter().rev().collect::<Vec<_>>().join("\n")

@@ -37,6 +37,7 @@ impl Config {
             .set("shards.pin", "false")
             .set("store.data_dir", &format!("{data_dir:?}"))
             .set("http.listen", r#""127.0.0.1:0""#)
+            .set("msrp.listen", r#""127.0.0.1:0""#)
             .set("log.level", r#""debug""#)
     }
 

@@ -231,11 +231,13 @@ pub struct Preferences {
     pub recording: &'static str,
     /// Instances of the selected devices; empty selects all.
     pub selected: Vec<String>,
+    /// The handling of large messages, where `handling` is set.
+    pub large: &'static str,
 }
 
 impl Default for Preferences {
     fn default() -> Self {
-        Self { availability: "available", handling: None, recording: "inactive", selected: Vec::new() }
+        Self { availability: "available", handling: None, recording: "inactive", selected: Vec::new(), large: "store" }
     }
 }
 
@@ -245,12 +247,18 @@ impl Preferences {
         Self { handling: Some(handling), ..Self::default() }
     }
 
+    /// What to do with large messages when the user cannot be reached.
+    pub fn large(handling: &'static str) -> Self {
+        Self { large: handling, ..Self::handling("defer") }
+    }
+
     /// The document.
     pub fn document(&self) -> String {
         let handling = self.handling.map_or(String::new(), |handling| {
             format!(
                 "<when-unavailable><handling media=\"pager-mode-message\">{handling}</handling>\
-                 <handling media=\"large-message\">store</handling></when-unavailable>"
+                 <handling media=\"large-message\">{}</handling></when-unavailable>",
+                self.large
             )
         });
         let devices = if self.selected.is_empty() {

@@ -2,7 +2,7 @@
 
 use super::DEADLINE;
 use super::message::{Origin, Received, Request, parameter, rsip_header, token};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -60,6 +60,8 @@ pub struct Endpoint {
     seen: HashMap<String, Option<(Vec<u8>, Origin)>>,
     /// The connection of the last message read as text.
     last_connection: Option<u64>,
+    /// Messages that came while a test waited for another one.
+    backlog: VecDeque<Received>,
 }
 
 impl Endpoint {
@@ -119,6 +121,7 @@ impl Endpoint {
             connection_to: HashMap::new(),
             seen: HashMap::new(),
             last_connection: None,
+            backlog: VecDeque::new(),
         })
     }
 
@@ -219,6 +222,44 @@ impl Endpoint {
 
     /// The next message that is no repeat of a request. Repeats get their answer again, as RFC 3261 §17.2.2 has it.
     pub fn next_new_within(&mut self, wait: Duration) -> Option<Received> {
+        self.backlog.pop_front().or_else(|| self.next_arrived(wait))
+    }
+
+    /// The first message that `is_wanted`, old or new; all others stay for later.
+    #[track_caller]
+    pub fn wanted(&mut self, what: &str, is_wanted: impl Fn(&Received) -> bool) -> Received {
+        match self.wanted_within(DEADLINE, is_wanted) {
+            Some(message) => message,
+            None => panic!("no {what} arrived at {}; what did: {:#?}", self.addr, self.backlog),
+        }
+    }
+
+    /// The same, if it comes in time.
+    pub fn wanted_within(&mut self, wait: Duration, is_wanted: impl Fn(&Received) -> bool) -> Option<Received> {
+        if let Some(index) = self.backlog.iter().position(&is_wanted) {
+            return self.backlog.remove(index);
+        }
+        let deadline = Instant::now() + wait;
+        loop {
+            let message = self.next_arrived(deadline.saturating_duration_since(Instant::now()))?;
+            if is_wanted(&message) {
+                return Some(message);
+            }
+            self.backlog.push_back(message);
+        }
+    }
+
+    /// Takes out what has arrived so far and `is_meant`: repeats of responses, usually.
+    pub fn drain(&mut self, is_meant: impl Fn(&Received) -> bool) -> Vec<Received> {
+        while let Some(message) = self.next_arrived(Duration::ZERO) {
+            self.backlog.push_back(message);
+        }
+        let (meant, others): (VecDeque<_>, VecDeque<_>) = self.backlog.drain(..).partition(is_meant);
+        self.backlog = others;
+        meant.into()
+    }
+
+    fn next_arrived(&mut self, wait: Duration) -> Option<Received> {
         let deadline = Instant::now() + wait;
         loop {
             let message = self.next_within(deadline.saturating_duration_since(Instant::now()))?;
@@ -310,24 +351,41 @@ impl Endpoint {
 
     /// Answers a request, built by rsip, and remembers the answer for repeats.
     pub fn answer_with(&mut self, request: &Received, status: u16, extra: &[(&str, &str)]) -> Vec<u8> {
+        self.answer_as(request, status, &token("t"), extra, None)
+    }
+
+    /// Answers a request with this To-tag, if it has none, and with a body of a type.
+    pub fn answer_as(
+        &mut self,
+        request: &Received,
+        status: u16,
+        tag: &str,
+        extra: &[(&str, &str)],
+        body: Option<(&str, &[u8])>,
+    ) -> Vec<u8> {
         let mut headers: Vec<rsip::Header> = Vec::new();
         for name in ["Via", "From", "To", "Call-ID", "CSeq"] {
             for mut line in request.lines(name) {
                 if name == "To" && parameter(&line, "tag").is_none() && status > 100 {
-                    line.push_str(&format!(";tag={}", token("t")));
+                    line.push_str(&format!(";tag={tag}"));
                 }
                 headers.push(rsip_header(name, &line));
             }
         }
         headers.extend(extra.iter().map(|(name, value)| rsip_header(name, value)));
-        headers.push(rsip_header("Content-Length", "0"));
+        let (content_type, body) = body.unwrap_or(("", b""));
+        if !content_type.is_empty() {
+            headers.push(rsip_header("Content-Type", content_type));
+        }
+        headers.push(rsip_header("Content-Length", &body.len().to_string()));
         let response = rsip::Response {
             status_code: rsip::StatusCode::Other(status, "As The Test Says".into()),
             version: rsip::Version::V2,
             headers: headers.into(),
             body: Vec::new(),
         };
-        let bytes = response.to_string().into_bytes();
+        let mut bytes = response.to_string().into_bytes();
+        bytes.extend_from_slice(body);
         let key = format!("{} {}", request.method().expect("only requests are answered"), request.branch());
         let to = match request.origin {
             Origin::Tcp(connection) => Origin::Tcp(connection),

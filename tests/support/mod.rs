@@ -6,11 +6,15 @@
 #![allow(dead_code, reason = "each test target uses its own part of the support")]
 
 pub mod appliance;
+pub mod dialog;
 pub mod documents;
 pub mod endpoint;
 pub mod flood;
 pub mod http;
+pub mod large;
 pub mod message;
+pub mod msrp;
+pub mod sdp;
 pub mod world;
 
 use std::time::{Duration, Instant};

@@ -39,6 +39,7 @@ impl<'a> RouteSet<'a> {
             // Without brackets the parameters of the URI would become those of the field (RFC 3261 §20.34).
             let uri =
                 if is_bracketed(element) { Address::parse(element).map(|address| address.uri) } else { Some(element) };
+            let uri = uri.filter(|_| is_closed(element));
             if !matches!(uri.map(Uri::parse), Some(Ok(Uri { scheme: Scheme::Sip | Scheme::Sips, .. }))) {
                 return Err(DialogFault::RecordRoute);
             }
@@ -129,6 +130,27 @@ fn is_bracketed(element: &[u8]) -> bool {
     memchr::memchr(b'<', element).is_some()
 }
 
+/// True when every quote and bracket is closed: an open one would swallow the routes behind it.
+fn is_closed(element: &[u8]) -> bool {
+    let mut rest = element;
+    while let Some(open) = memchr::memchr2(b'"', b'<', rest) {
+        let inner = &rest[open + 1..];
+        let close = if rest[open] == b'<' {
+            memchr::memchr(b'>', inner)
+        } else {
+            let mut is_escaped = false;
+            inner.iter().position(|byte| {
+                let is_close = *byte == b'"' && !is_escaped;
+                is_escaped = *byte == b'\\' && !is_escaped;
+                is_close
+            })
+        };
+        let Some(close) = close else { return false };
+        rest = &inner[close + 1..];
+    }
+    true
+}
+
 /// Writes a value with folded lines in one line.
 pub(super) fn push_unfolded(out: &mut Vec<u8>, value: &[u8]) {
     out.extend(value.iter().map(|byte| if matches!(byte, b'\r' | b'\n') { b' ' } else { *byte }));
@@ -145,5 +167,85 @@ fn push_request_uri(out: &mut Vec<u8>, uri: &[u8]) {
             out.push(b';');
             out.extend_from_slice(param);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sip::scan::Scan;
+
+    fn collected(lines: &str, order: Order) -> Result<String, DialogFault> {
+        let text = format!("INVITE sip:b@b SIP/2.0\r\n{lines}\r\n");
+        let mut scan = Scan::default();
+        scan.scan(text.as_bytes()).unwrap();
+        let mut out = Vec::new();
+        RouteSet::collect(&mut out, &Message { bytes: text.as_bytes(), scan: &scan }, order)?;
+        Ok(String::from_utf8(out).unwrap())
+    }
+
+    fn written(routes: &str) -> (String, String, String) {
+        let routes = RouteSet::new(routes.as_bytes());
+        let (mut uri, mut line) = (Vec::new(), Vec::new());
+        routes.write_request_uri(&mut uri, TARGET);
+        routes.write_route(&mut line, TARGET);
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        (text(&uri), text(&line), text(routes.next_hop(TARGET)))
+    }
+
+    const TARGET: &[u8] = b"sip:bob@192.0.2.4;transport=tcp;method=INVITE;ob?subject=x";
+
+    #[test]
+    fn a_server_takes_record_routes_in_order_and_a_client_from_behind() {
+        let lines = "Record-Route: <sip:p2.example;lr>, \"P, 1\" <sip:p1.example;lr>;x=\"a,b\"\r\n\
+            Subject: between\r\nRecord-Route:\r\n <sip:p0.example;lr>\r\n";
+        let forward = "<sip:p2.example;lr>, \"P, 1\" <sip:p1.example;lr>;x=\"a,b\", <sip:p0.example;lr>";
+        assert_eq!(collected(lines, Order::AsReceived).as_deref(), Ok(forward));
+        let backward = "<sip:p0.example;lr>, \"P, 1\" <sip:p1.example;lr>;x=\"a,b\", <sip:p2.example;lr>";
+        assert_eq!(collected(lines, Order::Reversed).as_deref(), Ok(backward));
+        assert_eq!(collected("", Order::Reversed).as_deref(), Ok(""));
+    }
+
+    #[test]
+    fn a_route_without_brackets_gets_them_and_a_folded_one_is_unfolded() {
+        let lines = "Record-Route: sip:p.example;lr , <sip:q.example;lr>;a=1\r\n ;b=2\r\n";
+        let expected = "<sip:p.example;lr>, <sip:q.example;lr>;a=1   ;b=2";
+        assert_eq!(collected(lines, Order::AsReceived).as_deref(), Ok(expected));
+        assert_eq!(RouteSet::new(expected.as_bytes()).values().count(), 2);
+    }
+
+    #[test]
+    fn broken_and_endless_record_routes_are_refused() {
+        for value in ["<sip:p", "<tel:+1>", "nothing", "<sip:a b>", "sip:p.example;x=>", "<>", "<sip:p>;x=\"y\\\""] {
+            let lines = format!("Record-Route: {value}\r\n");
+            assert_eq!(collected(&lines, Order::AsReceived), Err(DialogFault::RecordRoute), "{value}");
+        }
+        let many = "Record-Route: <sip:p.example;lr>\r\n".repeat(ROUTE_COUNT_MAX);
+        assert!(collected(&many, Order::AsReceived).is_ok());
+        let more = format!("{many}Record-Route: <sip:p.example;lr>\r\n");
+        assert_eq!(collected(&more, Order::AsReceived), Err(DialogFault::TooLarge));
+    }
+
+    #[test]
+    fn without_routes_a_request_goes_to_the_target() {
+        let (uri, line, hop) = written("");
+        assert_eq!((uri.as_str(), line.as_str()), ("sip:bob@192.0.2.4;transport=tcp;ob", ""));
+        assert_eq!(hop.as_bytes(), TARGET);
+    }
+
+    #[test]
+    fn a_loose_router_gets_the_target_in_the_request_uri() {
+        let (uri, line, hop) = written("<sip:p1;lr>, <sip:p2>");
+        assert_eq!(uri, "sip:bob@192.0.2.4;transport=tcp;ob");
+        assert_eq!((line.as_str(), hop.as_str()), ("Route: <sip:p1;lr>, <sip:p2>\r\n", "sip:p1;lr"));
+    }
+
+    #[test]
+    fn a_strict_router_gets_itself_in_the_request_uri_and_the_target_last() {
+        let (uri, line, hop) = written("<sip:p1;method=x;a=b>;h=1, <sip:p2;lr>");
+        assert_eq!((uri.as_str(), hop.as_str()), ("sip:p1;a=b", "sip:p1;method=x;a=b"));
+        let target = std::str::from_utf8(TARGET).unwrap();
+        assert_eq!(line, format!("Route: <sip:p2;lr>, <{target}>\r\n"));
+        assert_eq!(written("<sip:p1>").1, format!("Route: <{target}>\r\n"));
     }
 }

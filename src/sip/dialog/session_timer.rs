@@ -370,3 +370,181 @@ fn split_params(value: &[u8]) -> (&[u8], &[u8]) {
 
 /// How long before the end of an interval a BYE leaves, at most (RFC 4028 §10).
 const GRACE_MAX: Duration = Duration::from_secs(32);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sip::scan::Scan;
+    use std::path::Path;
+
+    fn with<T>(lines: &str, what: impl FnOnce(&Message<'_>) -> T) -> T {
+        let text = format!("UPDATE sip:a@b SIP/2.0\r\n{lines}\r\n");
+        let mut scan = Scan::default();
+        scan.scan(text.as_bytes()).unwrap();
+        what(&Message { bytes: text.as_bytes(), scan: &scan })
+    }
+
+    fn running(seconds: u32, refresher: Refresher, part: Part) -> SessionTimer {
+        let mut timer = SessionTimer::default();
+        timer.on_agreed(Some(Agreement { seconds, refresher }), part, Instant::ZERO);
+        timer
+    }
+
+    fn at(seconds: u64) -> Instant {
+        Instant::ZERO + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn fields_are_read_in_full_and_compact_form() {
+        let lines = "x: 1800 ; Refresher=UAS;p=q\r\nMin-SE: 120;lr\r\nSupported: 100rel, Timer\r\n";
+        let request = with(lines, TimerRequest::of).unwrap();
+        let expires = SessionExpires { seconds: 1_800, refresher: Some(Refresher::Uas) };
+        assert_eq!(request, TimerRequest { expires: Some(expires), min_seconds: Some(120), is_supported: true });
+        assert_eq!(with("", TimerRequest::of), Some(TimerRequest::default()));
+        for lines in ["Session-Expires: soon\r\n", "Session-Expires: ;refresher=uac\r\n", "Min-SE: -1\r\n"] {
+            assert_eq!(with(lines, TimerRequest::of), None, "{lines}");
+        }
+    }
+
+    #[test]
+    fn answers_follow_the_table_of_rfc_4028() {
+        let mut table = String::from(
+            "Session timers, what a server that would choose 1800 s says: RFC 4028 §9, Table 2\n\n\
+             supported  Session-Expires        Min-SE  answer\n",
+        );
+        for is_supported in [false, true] {
+            for seconds in [None, Some(60), Some(90), Some(1_000), Some(7_200)] {
+                for refresher in [None, Some(Refresher::Uac), Some(Refresher::Uas)] {
+                    if seconds.is_none() && refresher.is_some() {
+                        continue;
+                    }
+                    for min_seconds in [None, Some(2_000)] {
+                        let expires = seconds.map(|seconds| SessionExpires { seconds, refresher });
+                        let request = TimerRequest { expires, min_seconds, is_supported };
+                        table.push_str(&row(&request));
+                    }
+                }
+            }
+        }
+        compare("session_timer_answers.txt", &table);
+    }
+
+    #[test]
+    fn an_offer_goes_up_to_what_a_422_asks_for_and_is_repeated_only_then() {
+        let offer = TimerOffer::new(100);
+        let raised = with("Min-SE: 3600\r\n", |response| offer.after_422(response)).unwrap();
+        assert_eq!(raised, TimerOffer { seconds: 3_600, min_seconds: 3_600, refresher: None });
+        assert_eq!(with("Min-SE: 3600\r\n", |response| raised.after_422(response)), None);
+        assert_eq!(with("Min-SE: 90\r\n", |response| offer.after_422(response)), None);
+        assert_eq!(with("", |response| offer.after_422(response)), None);
+        let mut out = Vec::new();
+        raised.write(&mut out);
+        assert_eq!(out, b"Session-Expires: 3600\r\nMin-SE: 3600\r\n");
+    }
+
+    #[test]
+    fn an_answer_without_session_expires_means_no_timer() {
+        assert_eq!(with("", Agreement::of_response), None);
+        let tiny = with("Session-Expires: 1\r\n", Agreement::of_response);
+        assert_eq!(tiny, Some(Agreement { seconds: INTERVAL_MIN, refresher: Refresher::Uac }));
+        let mut timer = running(1_800, Refresher::Uac, Part::Client);
+        timer.on_agreed(None, Part::Client, at(10));
+        assert_eq!((timer.keeper(), timer.poll_timeout(), timer.handle_timeout(at(9_000))), (Keeper::None, None, None));
+    }
+
+    #[test]
+    fn the_keeper_refreshes_at_half_the_interval_and_gives_up_before_its_end() {
+        for (refresher, part) in [(Refresher::Uac, Part::Client), (Refresher::Uas, Part::Server)] {
+            let mut timer = running(1_800, refresher, part);
+            assert_eq!((timer.keeper(), timer.poll_timeout()), (Keeper::Us, Some(at(900))));
+            assert_eq!(timer.handle_timeout(at(899)), None);
+            assert_eq!(timer.handle_timeout(at(900)), Some(Due::Refresh));
+            assert_eq!((timer.handle_timeout(at(901)), timer.poll_timeout()), (None, Some(at(1_768))));
+            assert_eq!(timer.handle_timeout(at(1_768)), Some(Due::Expire));
+            assert_eq!((timer.keeper(), timer.poll_timeout()), (Keeper::None, None));
+        }
+    }
+
+    #[test]
+    fn who_waits_for_the_peer_never_refreshes() {
+        for (refresher, part) in [(Refresher::Uas, Part::Client), (Refresher::Uac, Part::Server)] {
+            let mut timer = running(90, refresher, part);
+            // A third of a short interval is less than 32 seconds.
+            assert_eq!((timer.keeper(), timer.poll_timeout()), (Keeper::Peer, Some(at(60))));
+            assert_eq!(timer.handle_timeout(at(59)), None);
+            assert_eq!(timer.handle_timeout(at(60)), Some(Due::Expire));
+        }
+    }
+
+    #[test]
+    fn a_refresh_starts_the_interval_anew_and_may_change_the_keeper() {
+        let mut timer = running(1_800, Refresher::Uac, Part::Client);
+        assert_eq!(timer.handle_timeout(at(900)), Some(Due::Refresh));
+        timer.on_agreed(Some(Agreement { seconds: 600, refresher: Refresher::Uas }), Part::Client, at(901));
+        assert_eq!((timer.keeper(), timer.poll_timeout()), (Keeper::Peer, Some(at(901 + 568))));
+        let offer = TimerOffer { seconds: 600, min_seconds: 90, refresher: Some(Refresher::Uas) };
+        assert_eq!(timer.offer(), offer, "whoever refreshes goes on refreshing");
+    }
+
+    #[test]
+    fn a_refresh_that_could_not_be_done_is_due_again() {
+        let mut timer = running(1_800, Refresher::Uac, Part::Client);
+        assert_eq!(timer.handle_timeout(at(900)), Some(Due::Refresh));
+        timer.on_refresh_postponed(Duration::from_secs(2), at(901));
+        assert_eq!(timer.handle_timeout(at(903)), Some(Due::Refresh));
+        let mut waiting = running(1_800, Refresher::Uas, Part::Client);
+        waiting.on_refresh_postponed(Duration::from_secs(2), at(901));
+        assert_eq!(waiting.poll_timeout(), Some(at(1_768)));
+    }
+
+    #[test]
+    fn a_refresh_that_was_too_short_asks_for_more_and_remembers() {
+        let mut timer = running(200, Refresher::Uac, Part::Client);
+        assert!(with("Min-SE: 300\r\n", |response| timer.on_too_small(response)));
+        let offer = TimerOffer { seconds: 300, min_seconds: 300, refresher: Some(Refresher::Uac) };
+        assert_eq!(timer.offer(), offer);
+        assert!(!with("Min-SE: 300\r\n", |response| timer.on_too_small(response)));
+        assert_eq!(timer.poll_timeout(), Some(at(100)), "what was agreed holds until something else is");
+    }
+
+    #[test]
+    fn a_late_wake_up_gives_up_at_once() {
+        let mut timer = running(1_800, Refresher::Uac, Part::Client);
+        assert_eq!(timer.handle_timeout(at(5_000)), Some(Due::Expire));
+        assert_eq!(timer.handle_timeout(at(5_000)), None);
+    }
+
+    // Helpers.
+
+    fn row(request: &TimerRequest) -> String {
+        let supported = if request.is_supported { "yes" } else { "no" };
+        let mut expires = Vec::new();
+        if let Some(asked) = request.expires {
+            write_session_expires(&mut expires, asked.seconds, asked.refresher);
+        }
+        let expires = String::from_utf8(expires).unwrap();
+        let expires = expires.trim_end().strip_prefix("Session-Expires: ").unwrap_or("-");
+        let least = request.min_seconds.map_or("-".to_owned(), |seconds| seconds.to_string());
+        let mut answer = Vec::new();
+        match request.answer(1_800) {
+            TimerAnswer::TooSmall { min_seconds } => {
+                answer.extend_from_slice(b"422, ");
+                write_min_se(&mut answer, min_seconds);
+            }
+            TimerAnswer::Untimed => answer.extend_from_slice(b"-"),
+            TimerAnswer::Agreed(agreement) => agreement.write(&mut answer),
+        }
+        let answer = String::from_utf8(answer).unwrap();
+        let answer = answer.trim_end().replace("\r\n", ", ");
+        format!("{supported:11}{expires:23}{least:8}{answer}\n")
+    }
+
+    fn compare(name: &str, actual: &str) {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            std::fs::write(&path, actual).unwrap();
+        }
+        let expected = std::fs::read_to_string(&path).unwrap_or_default();
+        assert_eq!(actual, expected, "{name} differs; UPDATE_GOLDEN=1 rewrites it, the diff is reviewed");
+    }
+}

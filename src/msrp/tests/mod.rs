@@ -1,0 +1,9 @@
+//! The relay between scripted peers: bytes move in arbitrary cuts, time is virtual.
+
+mod back_pressure;
+mod bridging;
+mod joining;
+mod local;
+mod rules;
+mod sharing;
+mod world;
