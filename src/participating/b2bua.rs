@@ -1,20 +1,18 @@
-//! A back-to-back user agent: how the two legs of a session are coupled while it is set up and when it ends (SPEC §1.2,
-//! LM-5 to LM-K2, §2.3; RFC 7092).
+//! A back-to-back user agent: how the two legs of a session are coupled while it is set up (SPEC §1.2, LM-5 to LM-A6,
+//! §2.3; RFC 7092).
 //!
-//! What comes within an established dialog is in [`super::large_dialog`].
+//! Ringing is in [`super::large_ringing`], what comes within an established dialog in [`super::large_dialog`], the end in
+//! [`super::large_end`].
 
 use super::core::{ALLOW_LINE, Core, Hop, OWN_REQUEST_MARK, RETRY_AFTER_LINE, SERVER_LINE, USER_AGENT_LINE};
-use super::effect::{Effect, NextHop};
+use super::effect::Effect;
 use super::facts;
 use super::input::{ControlCommand, Transport};
-use super::large::{
-    Business, Early, Fork, LOOP_CASE, Offered, Reliable, SESSION_SECONDS, Session, Stage, connect_addresses,
-};
+use super::large::{Business, Fork, LOOP_CASE, Offered, SESSION_SECONDS, Session, Stage, connect_addresses};
 use super::large_body::SessionBody;
 use super::leg::{Answer, Contact, Invite, Leg, LocalTag, Side, Within, copy_record_route, names_option};
 use super::subscriber::Directory;
 use super::transactions::{LegRequest, Owner, ServerId, Verdict, Waiting};
-use crate::base::limits::EARLY_DIALOG_COUNT_MAX;
 use crate::base::slots::SlotId;
 use crate::base::time::Now;
 use crate::metrics::names::Counter;
@@ -26,7 +24,7 @@ use crate::sip::dialog::session_timer::{Agreement, Keeper, Part, TimerAnswer, Ti
 use crate::sip::header::address;
 use crate::sip::message::Message;
 use crate::sip::scan::{Name, Start, decimal};
-use crate::sip::transaction::{T1, T2};
+use crate::sip::transaction::T1;
 use crate::sip::uri::{Scheme, Uri};
 use crate::sip::write::{self, Response, line};
 use bytes::Bytes;
@@ -38,13 +36,9 @@ use std::time::Duration;
 /// Max-Forwards of a request that has none (RFC 3261 §16.6 step 3).
 const MAX_FORWARDS: u32 = 70;
 /// How long an answer of ours waits for its ACK (RFC 3261 §13.3.1.4).
-const ACK_PATIENCE: Duration = T1.saturating_mul(64);
-/// How long before that the terminating side gets its ACK all the same: its own patience is as long (LM-K2).
-const ACK_AHEAD: Duration = Duration::from_secs(2);
-/// How long an ending session waits for what it owes to its legs.
-const ENDING_PATIENCE: Duration = T1.saturating_mul(64);
+pub(super) const ACK_PATIENCE: Duration = T1.saturating_mul(64);
 /// Reliable provisional responses of one early dialog that are acknowledged.
-const PRACK_COUNT_MAX: u32 = 1_000;
+pub(super) const PRACK_COUNT_MAX: u32 = 1_000;
 /// What our requests and answers say that we support.
 const SUPPORTED_LINE: &str = "Supported: timer, 100rel\r\n";
 
@@ -290,7 +284,7 @@ impl<D: Directory> Core<D> {
         self.hop_of(uri, now.at)
     }
 
-    fn ask_address(&mut self, id: SlotId, host: Box<str>, port: u16) {
+    pub(super) fn ask_address(&mut self, id: SlotId, host: Box<str>, port: u16) {
         if let Some(session) = self.large.sessions.get_mut(id) {
             session.asking = Some(host.clone());
         }
@@ -341,108 +335,6 @@ impl<D: Directory> Core<D> {
             // A BYE ends the session whatever comes of it, and a PRACK that is lost is asked for again.
             (LegRequest::Bye | LegRequest::Prack | LegRequest::Invite, ..) => {}
         }
-    }
-
-    /// A provisional response: the originating side hears it in an early dialog of its own (LM-A0).
-    fn on_ringing(&mut self, id: SlotId, fork: u8, status: u16, response: &Message<'_>, now: Now) {
-        let Some(session) = self.large.sessions.get_mut(id).filter(|session| session.stage == Stage::Calling) else {
-            return;
-        };
-        let Some(setup) = session.setup.as_mut().filter(|_| status > 100) else { return };
-        let remote_tag = self.transactions.digest(&[remote_tag_of(response)]);
-        let index = match setup.early.iter().position(|early| early.is(fork, remote_tag)) {
-            Some(index) => index,
-            None if setup.early.len() < EARLY_DIALOG_COUNT_MAX => {
-                setup.early.push(Early { fork, remote_tag, rseq: None, pracks: 0 });
-                setup.early.len() - 1
-            }
-            // More early dialogs than anybody can show to a user.
-            None => return,
-        };
-        if names_option(response, Name::Require, b"100rel")
-            && !self.acknowledge_reliably(id, fork, index, response, now)
-        {
-            // A repetition, or one that overtook another.
-            return;
-        }
-        self.ring(id, index as u8, status, response, now);
-    }
-
-    /// Acknowledges a reliable provisional response; false when it has been or is out of order. RFC 3262 §4.
-    fn acknowledge_reliably(&mut self, id: SlotId, fork: u8, index: usize, response: &Message<'_>, now: Now) -> bool {
-        let rseq = response.value(Name::Rseq).and_then(decimal).and_then(|rseq| u32::try_from(rseq).ok());
-        let Some(rseq) = rseq else { return true };
-        let Some(session) = self.large.sessions.get_mut(id) else { return false };
-        let tag = session.tag(id, LocalTag::index_of_fork(fork)).text();
-        let Some(setup) = &mut session.setup else { return false };
-        let hop = setup.hop;
-        let (Some(early), Some(entry)) = (setup.early.get_mut(index), setup.forks.get_mut(usize::from(fork))) else {
-            return false;
-        };
-        if early.rseq.is_some_and(|last| rseq != last.wrapping_add(1)) || early.pracks == PRACK_COUNT_MAX {
-            return false;
-        }
-        early.rseq = Some(rseq);
-        early.pracks += 1;
-        let (invite_cseq, cseq) = (entry.cseq, entry.cseq + early.pracks);
-        if !response.body().is_empty() {
-            entry.answer = Some(Bytes::copy_from_slice(response.bytes));
-        }
-        let Ok(dialog) = Dialog::client(response, &tag, b"") else { return true };
-        let extra = format!("RAck: {rseq} {invite_cseq} INVITE\r\n{USER_AGENT_LINE}");
-        let next = Uri::parse(dialog.next_hop()).ok().map(|uri| self.leg_hop(&uri, now));
-        let Some(hop) = next.and_then(Hop::known).or(hop) else { return true };
-        let owner = Owner::Leg { session: id, leg: fork, request: LegRequest::Prack };
-        self.send_request(owner, hop, OWN_REQUEST_MARK, now, |out, via| {
-            Within { method: "PRACK", cseq, via, extra: extra.as_bytes(), ..Within::default() }.write(out, &dialog);
-        });
-        true
-    }
-
-    /// Passes a provisional response on.
-    fn ring(&mut self, id: SlotId, index: u8, status: u16, response: &Message<'_>, now: Now) {
-        let Some(session) = self.large.sessions.get(id) else { return };
-        let tag = session.tag(id, index).text();
-        let contact = self.contact(session.listener, session.kind, session.stream);
-        let Some(setup) = &session.setup else { return };
-        let (server, request) = (setup.server, setup.request.clone());
-        let reliable = setup.wants_reliable;
-        if reliable && setup.reliable.is_some() {
-            // RFC 3262 §3: no second one before the first is acknowledged.
-            return;
-        }
-        let rseq = setup.rseq + 1;
-        let Some(path) = self.transactions.path(server) else { return };
-        let mut extra = std::mem::take(&mut self.large.extra);
-        extra.clear();
-        extra.extend_from_slice(SERVER_LINE.as_bytes());
-        contact.as_ref().write(&mut extra);
-        if reliable {
-            let _ = write!(extra, "Require: 100rel\r\nRSeq: {rseq}\r\n");
-        }
-        let reason = reason_of(response);
-        let bytes = self.with_request(&request, |core, message| {
-            copy_record_route(&mut extra, message);
-            core.compose(|out| {
-                let answer = Response { status, reason: &reason, to_tag: &tag, stamp: path.stamp, extra: &extra };
-                write::response(out, message, &answer);
-            })
-        });
-        self.large.extra = extra;
-        let Some(bytes) = bytes else { return };
-        if reliable && let Some(setup) = self.large.sessions.get_mut(id).and_then(|session| session.setup.as_mut()) {
-            setup.rseq = rseq;
-            setup.reliable = Some(Reliable {
-                rseq,
-                bytes: bytes.clone(),
-                status,
-                again: now.at + T1,
-                interval: T1,
-                given_up: now.at + ACK_PATIENCE,
-            });
-        }
-        self.transactions.respond(server, status, bytes, now.at, &mut self.effects);
-        self.arm_session(id, now);
     }
 
     /// A 2xx: the first one makes the session, every other is refused (LM-6).
@@ -781,286 +673,6 @@ impl<D: Directory> Core<D> {
         }
         self.remove_session(id, now);
     }
-
-    /// An INVITE was called back: the one that makes the session, or a re-INVITE on its way to the other leg. RFC 3261
-    /// §9.2.
-    pub(super) fn on_session_cancelled(&mut self, id: SlotId, server: ServerId, now: Now) {
-        let Some(session) = self.large.sessions.get(id) else { return };
-        if session.setup.as_ref().is_some_and(|setup| setup.server == server) {
-            self.fail(id, 487, "Request Terminated", "", now);
-        } else if let Some(change) = session.change.as_ref().filter(|change| change.server == server) {
-            // What the other leg makes of that goes back as the answer.
-            let side = change.from.other();
-            self.cancel_reinvite(id, side, now);
-        }
-    }
-
-    /// Calls a re-INVITE of ours back.
-    fn cancel_reinvite(&mut self, id: SlotId, side: Side, now: Now) {
-        let leg = self.large.sessions.get_mut(id).and_then(|session| session.leg_mut(side));
-        if let Some((client, _)) = leg.and_then(|leg| leg.reinvite.take()) {
-            self.cancel(client, now);
-        }
-    }
-
-    /// The ACK of an answer of ours (LM-K0 to LM-K2); false when it belongs to none.
-    pub(super) fn on_session_ack(&mut self, message: &Message<'_>, now: Now) -> bool {
-        let tag = message.value(Name::To).and_then(address::tag).and_then(LocalTag::parse);
-        let cseq = message.value(Name::CSeq).and_then(crate::sip::header::cseq::parse);
-        let (Some(tag), Some((cseq, _))) = (tag, cseq) else { return false };
-        let id = tag.session;
-        let Some(session) = self.large.sessions.get_mut(id) else { return false };
-        if session.tag(id, tag.index) != tag {
-            return false;
-        }
-        let stage = session.stage;
-        let media = session.media;
-        let Some(leg) = session.leg_mut(tag.side()).filter(|leg| leg.tag_index == tag.index) else { return false };
-        if leg.answer.as_ref().is_none_or(|answer| answer.cseq != cseq) {
-            // A repetition.
-            return true;
-        }
-        leg.answer = None;
-        if stage == Stage::Answered {
-            session.stage = Stage::Confirmed;
-            self.owe_ack(id);
-            if let Some(media) = media {
-                self.relay.start(media, now.at);
-            }
-        }
-        self.settle_debts(id, now);
-        true
-    }
-
-    /// The terminating side is to get the ACK of its 2xx, unless it had it.
-    fn owe_ack(&mut self, id: SlotId) {
-        let Some(session) = self.large.sessions.get_mut(id) else { return };
-        if !session.acked
-            && let Some(leg) = session.leg_mut(Side::Terminating)
-        {
-            leg.owes.ack = true;
-            session.acked = true;
-        }
-    }
-
-    /// Ends a session: both sides hear it, except the one that said it. `reason` are header lines for the BYE.
-    pub(super) fn end_session(&mut self, id: SlotId, by: Option<Side>, reason: &[u8], now: Now) {
-        let Some(session) = self.large.sessions.get_mut(id) else { return };
-        if session.stage == Stage::Ending {
-            return;
-        }
-        if session.setup.is_some() {
-            self.fail(id, 487, "Request Terminated", "", now);
-            return;
-        }
-        let answered = session.stage == Stage::Answered;
-        session.stage = Stage::Ending;
-        session.until = Some(now.at + ENDING_PATIENCE);
-        session.reason = (!reason.is_empty()).then(|| reason.into());
-        for side in [Side::Originating, Side::Terminating] {
-            let Some(leg) = session.leg_mut(side) else { continue };
-            leg.timer.stop();
-            leg.described = None;
-            leg.owes.refresh = false;
-            leg.owes.change = false;
-            leg.owes.bye = by != Some(side);
-            // A called party does not send BYE before its answer is acknowledged or given up (RFC 3261 §15).
-            if side == Side::Terminating || !answered || by == Some(side) {
-                leg.answer = None;
-            }
-        }
-        let media = session.media.take();
-        let change = session.change.take();
-        for side in [Side::Originating, Side::Terminating] {
-            self.cancel_reinvite(id, side, now);
-        }
-        self.owe_ack(id);
-        if let Some(change) = change {
-            self.with_request(&change.request, |core, message| {
-                core.respond(change.server, message, 487, "Request Terminated", "", now);
-            });
-        }
-        if let Some(media) = media {
-            self.end_media(media, now);
-        }
-        self.settle_debts(id, now);
-    }
-
-    /// The way to a leg's peer; `None` while it is looked up, or when there is none.
-    pub(super) fn find_hop(&mut self, id: SlotId, side: Side, now: Now) -> Option<NextHop> {
-        let leg = self.large.sessions.get(id)?.leg(side)?;
-        if leg.hop.is_some() {
-            return leg.hop;
-        }
-        let hop = match Uri::parse(leg.dialog.next_hop()) {
-            Ok(uri) => self.leg_hop(&uri, now),
-            Err(_) => Hop::Unreachable,
-        };
-        match hop {
-            Hop::Known(hop) => {
-                if let Some(leg) = self.large.sessions.get_mut(id)?.leg_mut(side) {
-                    leg.hop = Some(hop);
-                }
-                Some(hop)
-            }
-            Hop::Ask(host, port) => {
-                if self.large.sessions.get(id)?.asking.is_none() {
-                    self.ask_address(id, host, port);
-                }
-                None
-            }
-            Hop::Unreachable => {
-                if let Some(leg) = self.large.sessions.get_mut(id)?.leg_mut(side) {
-                    leg.owes = Default::default();
-                }
-                self.metrics.count(Counter::SessionBroken);
-                self.end_session(id, Some(side), b"", now);
-                None
-            }
-        }
-    }
-
-    /// Sends what the legs are owed, as far as the way is known; forgets a session that owes nothing any more.
-    pub(super) fn settle_debts(&mut self, id: SlotId, now: Now) {
-        for side in [Side::Terminating, Side::Originating] {
-            let Some(leg) = self.large.sessions.get(id).and_then(|session| session.leg(side)) else { continue };
-            if leg.owes == Default::default() {
-                continue;
-            }
-            let Some(hop) = self.find_hop(id, side, now) else { continue };
-            self.settle_leg(id, side, hop, now);
-        }
-        let Some(session) = self.large.sessions.get(id) else { return };
-        let is_open = |leg: &Leg| leg.owes != Default::default() || leg.answer.is_some();
-        if session.stage == Stage::Ending && !session.legs.iter().flatten().any(is_open) {
-            self.remove_session(id, now);
-        } else {
-            self.arm_session(id, now);
-        }
-    }
-
-    fn settle_leg(&mut self, id: SlotId, side: Side, hop: NextHop, now: Now) {
-        let Some(session) = self.large.sessions.get_mut(id) else { return };
-        let reason = session.reason.clone();
-        let Some(mut leg) = session.legs[side as usize].take() else { return };
-        if leg.owes.ack {
-            leg.owes.ack = false;
-            let (cseq, dialog) = (leg.invite_cseq, &leg.dialog);
-            self.send_ack(hop, |out, via| {
-                let extra = USER_AGENT_LINE.as_bytes();
-                Within { method: "ACK", cseq, via, extra, ..Within::default() }.write(out, dialog);
-            });
-        }
-        if leg.owes.bye && leg.answer.is_none() {
-            leg.owes.bye = false;
-            let cseq = leg.dialog.next_cseq();
-            let dialog = &leg.dialog;
-            let extra = [USER_AGENT_LINE.as_bytes(), reason.as_deref().unwrap_or_default()].concat();
-            let owner = Owner::Leg { session: id, leg: side.number(), request: LegRequest::Bye };
-            self.send_request(owner, hop, OWN_REQUEST_MARK, now, |out, via| {
-                Within { method: "BYE", cseq, via, extra: &extra, ..Within::default() }.write(out, dialog);
-            });
-        }
-        let (change, refresh) = (leg.owes.change, leg.owes.refresh);
-        if let Some(session) = self.large.sessions.get_mut(id) {
-            session.legs[side as usize] = Some(leg);
-        }
-        if change {
-            self.send_change(id, side, hop, now);
-        } else if refresh {
-            self.send_refresh(id, side, hop, now);
-        }
-    }
-
-    /// Sees to it that the wheel looks at a session by its next deadline.
-    pub(super) fn arm_session(&mut self, id: SlotId, _now: Now) {
-        let Some(session) = self.large.sessions.get_mut(id) else { return };
-        let Some(deadline) = session.deadline() else { return };
-        if session.armed.is_none_or(|armed| armed > deadline) {
-            session.armed = Some(deadline);
-            self.wheel.insert(deadline, super::core::CoreTimer::Session(id));
-        }
-    }
-
-    /// A deadline of a session, or an early look at one that has moved.
-    pub(super) fn on_session_timer(&mut self, id: SlotId, now: Now) {
-        let Some(session) = self.large.sessions.get_mut(id) else { return };
-        session.armed = None;
-        if session.until.is_some_and(|until| until <= now.at) {
-            // Nothing more can be done for a peer that cannot be found or does not acknowledge.
-            self.remove_session(id, now);
-            return;
-        }
-        if let Some(setup) = &mut session.setup {
-            if setup.until <= now.at {
-                self.fail(id, 408, "Request Timeout", "", now);
-                return;
-            }
-            if let Some(reliable) = setup.reliable.as_mut().filter(|reliable| reliable.again <= now.at) {
-                if reliable.given_up <= now.at {
-                    // RFC 3262 §3: the INVITE is refused with a 5xx.
-                    self.fail(id, 504, "Server Time-out", "", now);
-                    return;
-                }
-                reliable.interval *= 2;
-                reliable.again = (now.at + reliable.interval).min(reliable.given_up);
-                let (status, bytes, server) = (reliable.status, reliable.bytes.clone(), setup.server);
-                self.transactions.respond(server, status, bytes, now.at, &mut self.effects);
-            }
-        }
-        for side in [Side::Originating, Side::Terminating] {
-            let leg = self.large.sessions.get(id).and_then(|session| session.leg(side));
-            if leg.and_then(|leg| leg.reinvite).is_some_and(|(_, until)| until <= now.at) {
-                self.cancel_reinvite(id, side, now);
-            }
-        }
-        self.repeat_answers(id, now);
-        self.run_session_timers(id, now);
-        self.arm_session(id, now);
-    }
-
-    /// Answers whose ACK has not come leave again, or are given up (LM-A1, LM-K2).
-    fn repeat_answers(&mut self, id: SlotId, now: Now) {
-        for side in [Side::Originating, Side::Terminating] {
-            let Some(session) = self.large.sessions.get_mut(id) else { return };
-            let stage = session.stage;
-            let Some(leg) = session.leg_mut(side) else { continue };
-            let Some(answer) = leg.answer.as_mut().filter(|answer| answer.again <= now.at) else { continue };
-            if answer.given_up <= now.at {
-                leg.answer = None;
-                if stage == Stage::Ending {
-                    self.settle_debts(id, now);
-                } else {
-                    // RFC 3261 §13.3.1.4.
-                    self.metrics.count(Counter::SessionBroken);
-                    self.end_session(id, None, b"Reason: SIP;cause=408;text=\"No ACK\"\r\n", now);
-                }
-                return;
-            }
-            answer.interval = (answer.interval * 2).min(T2);
-            let ack_at = answer.given_up.0 - ACK_AHEAD.as_nanos() as u64;
-            let is_late = now.at.0 >= ack_at;
-            let again = now.at + answer.interval;
-            // It stops where the terminating side's ACK is due, and at the end.
-            answer.again = if !is_late && again.0 > ack_at { crate::base::time::Instant(ack_at) } else { again };
-            answer.again = answer.again.min(answer.given_up);
-            let (server, bytes) = (answer.server, answer.bytes.clone());
-            self.transactions.respond(server, 200, bytes, now.at, &mut self.effects);
-            if is_late && stage == Stage::Answered {
-                self.owe_ack(id);
-                self.settle_debts(id, now);
-            }
-        }
-    }
-
-    /// 100 for an INVITE that takes its time (LM-0).
-    pub(super) fn on_session_trying(&mut self, id: SlotId, server: ServerId, now: Now) {
-        let Some(session) = self.large.sessions.get(id) else { return };
-        let setup = session.setup.as_ref().filter(|setup| setup.server == server).map(|setup| setup.request.clone());
-        let change = session.change.as_ref().filter(|change| change.server == server);
-        let Some(request) = setup.or_else(|| change.map(|change| change.request.clone())) else { return };
-        self.with_request(&request, |core, message| core.respond(server, message, 100, "Trying", "", now));
-    }
 }
 
 /// Why an answer of the terminating side makes no session.
@@ -1103,7 +715,7 @@ const fn rank(status: u16) -> u16 {
     }
 }
 
-fn remote_tag_of<'a>(response: &Message<'a>) -> &'a [u8] {
+pub(super) fn remote_tag_of<'a>(response: &Message<'a>) -> &'a [u8] {
     response.value(Name::To).and_then(address::tag).unwrap_or_default()
 }
 

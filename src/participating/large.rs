@@ -338,6 +338,12 @@ impl<D: Directory> Core<D> {
             self.respond(server, message, 416, "Unsupported URI Scheme", "", now);
             return;
         }
+        if !request_uri.headers.is_empty() {
+            // RFC 3261 §19.1.1: they have no place in a Request-URI, and nobody is to write ours.
+            self.metrics.count(Counter::RefusedMalformed);
+            self.respond(server, message, 400, "Bad Request-URI", "", now);
+            return;
+        }
         if facts::is_own_case(&request_uri, &self.settings)
             && let Some(loose) = write::loosened(message)
         {

@@ -6,12 +6,13 @@ use super::input::{ControlAnswer, ControlCommand, Input, Source, Transport};
 use super::settings::Settings;
 use super::storage::Command;
 use super::subscriber::Subscriber;
-use crate::base::id::Ticket;
+use crate::base::id::{ConnId, Ticket};
 use crate::base::time::Instant;
 use crate::metrics::names::Counter;
 use crate::msrp::effect::MediaEffect;
 use crate::testing::directory::MapDirectory;
 use crate::testing::scene;
+use bytes::Bytes;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -60,6 +61,11 @@ pub fn value<'a>(text: &'a str, name: &str) -> Option<&'a str> {
 /// The tag in a From or To value.
 pub fn tag(value: &str) -> &str {
     value.rsplit_once("tag=").expect("a tag").1
+}
+
+/// The value of `a=path`.
+pub fn path(sent: &Sent) -> &str {
+    sent.body().lines().find_map(|line| line.strip_prefix("a=path:")).expect("a path")
 }
 
 /// The URI of our Contact in a message.
@@ -251,7 +257,45 @@ impl Scene {
         self.receive(ALICE, &ack);
         let ack = self.one();
         assert!(ack.start().starts_with("ACK "), "{ack:?}");
+        self.bind(&ok);
         (invite, forked, ok)
+    }
+
+    /// Both peers join their connections to the session, as its descriptions say.
+    pub fn bind(&mut self, ok: &Sent) {
+        let now = scene::after(self.at);
+        let path = path(ok);
+        let sender = ConnId { slot: 1, generation: 0 };
+        assert!(self.core.media_accepted(sender, ALICE, 0, now));
+        let request = format!(
+            "MSRP tidalice SEND\r\nTo-Path: {path}\r\nFrom-Path: msrp://192.0.2.7:9000/sa;tcp\r\n\
+             Message-ID: bind\r\nByte-Range: 1-0/0\r\n-------tidalice$\r\n"
+        );
+        self.chunk(sender, &request);
+        let connects = self.media.drain(..).filter_map(|effect| match effect {
+            MediaEffect::Connect { ticket, .. } => Some(ticket),
+            _ => None,
+        });
+        let connects: Vec<_> = connects.collect();
+        for ticket in connects {
+            let recipient = ConnId { slot: 2, generation: 0 };
+            assert!(self.core.media_connected(ticket, recipient, now));
+            let mut batch = Vec::new();
+            self.core.take_media(recipient, &mut batch);
+            let sent = String::from_utf8(batch.concat()).expect("text");
+            let tid = sent.split(' ').nth(1).expect("a binding SEND");
+            let own = value(&sent, "From-Path").and_then(|path| path.split(' ').next()).expect("a path");
+            let from = value(&sent, "To-Path").expect("a path");
+            let done = format!("MSRP {tid} 200 OK\r\nTo-Path: {own}\r\nFrom-Path: {from}\r\n-------{tid}$\r\n");
+            self.chunk(recipient, &done);
+        }
+        self.drain();
+    }
+
+    fn chunk(&mut self, conn: ConnId, text: &str) {
+        let whole = Bytes::copy_from_slice(text.as_bytes());
+        self.core.handle_media(conn, text.as_bytes(), &mut || whole.clone(), scene::after(self.at));
+        self.drain();
     }
 }
 

@@ -246,6 +246,12 @@ const REFUSALS: &[Refusal] = &[
     Refusal { name: "unknown", invite: |text| text.replace("INVITE sip:bob", "INVITE sip:rob"), status: 404, ..PLAIN },
     Refusal { name: "hops", invite: |text| text.replace("Forwards: 66", "Forwards: 0"), status: 483, ..PLAIN },
     Refusal {
+        name: "headers in the Request-URI",
+        invite: |text| text.replace("sip:bob@home.example SIP", "sip:bob@home.example?Route=%3Csip:x%3E SIP"),
+        status: 400,
+        ..PLAIN
+    },
+    Refusal {
         name: "extension",
         invite: |text| text.replace("Subject:", "Require: timer, replaces, 100rel\r\nSubject:"),
         status: 420,

@@ -19,7 +19,9 @@ pub mod large_decide;
 pub mod large_dialog;
 #[cfg(test)]
 mod large_dialog_tests;
+pub mod large_end;
 pub mod large_media;
+pub mod large_ringing;
 #[cfg(test)]
 mod large_scene;
 #[cfg(test)]
