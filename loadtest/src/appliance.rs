@@ -61,7 +61,7 @@ impl Spawned {
              [shards]\ncount = {}\npin = {}\n\
              [msrp]\nlisten = \"{any_port}\"\n[large]\nmax_size = 1099511627776\n\
              [deferred]\nper_user_count = 1000000\nper_user_bytes = 1000000000\npace = 1000000\n\
-             [store]\ndata_dir = {:?}\n[http]\nlisten = \"{any_port}\"\n[msrp]\nlisten = \"{any_port}\"\n[log]\nlevel = \"warn\"\n",
+             [store]\ndata_dir = {:?}\n[http]\nlisten = \"{any_port}\"\n[log]\nlevel = \"warn\"\n",
             setting.core,
             setting.shards,
             setting.pin,

@@ -185,6 +185,8 @@ struct Link {
     waits_to_write: bool,
     /// A session lives on it; a stray connection may come and go.
     is_used: bool,
+    /// Opened by this side for one session. One that was accepted may carry many, and whoever opened it closes it.
+    is_own: bool,
     /// The end whose URI the last To-Path was, and the path lines of answers to it.
     owner: Option<(End, usize)>,
     answer_paths: Vec<u8>,
@@ -400,6 +402,7 @@ impl Exchange {
         let range = ByteRange { start: 1, end: Some(0), total: Some(0) };
         let head = HeadText { tid: &tid, paths: &paths, message_id: &tid, range, content_type: b"" };
         self.links[link].is_used = true;
+        self.links[link].is_own = true;
         self.links[link].egress.own(|bytes| {
             head.write(bytes);
             msrp::write_end(bytes, &tid, Flag::End);
@@ -421,11 +424,17 @@ impl Exchange {
             is_dirty: false,
             waits_to_write: false,
             is_used: false,
+            is_own: false,
             owner: None,
             answer_paths: Vec::new(),
             chunk: None,
         });
         Ok(link)
+    }
+
+    /// Sessions that were added.
+    pub fn session_count(&self) -> usize {
+        self.senders.len()
     }
 
     /// Ends that are bound, of two a session.
@@ -474,7 +483,7 @@ impl Exchange {
     /// From here on the connections of a session may be closed by the other side.
     pub fn retire_session(&mut self, index: usize) {
         for link in [self.senders[index].link, self.receivers[index].link].into_iter().flatten() {
-            self.links[link].is_used = false;
+            self.links[link].is_used &= !self.links[link].is_own;
         }
     }
 
@@ -485,13 +494,17 @@ impl Exchange {
         }
     }
 
-    /// Closes the connections of a session; reset, so that no port waits for latecomers.
+    /// Closes the connections that were opened for a session; reset, so that no port waits for latecomers.
     pub fn close(&mut self, index: usize) {
         for link in [self.senders[index].link.take(), self.receivers[index].link.take()].into_iter().flatten() {
-            if let Some(stream) = self.links[link].stream.take() {
+            let link = &mut self.links[link];
+            if !link.is_own {
+                continue;
+            }
+            if let Some(stream) = link.stream.take() {
                 let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
             }
-            self.links[link].egress = Egress::default();
+            link.egress = Egress::default();
         }
     }
 

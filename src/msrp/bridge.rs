@@ -1,12 +1,12 @@
 //! Chunks from the originating to the terminating side, and the responses back.
 
 use super::byte_range::ByteRange;
-use super::connection::{Ingress, Net};
+use super::connection::{Connection, Ingress, Net};
 use super::framer::place_in;
 use super::head::{FailureReport, Flag, Head};
 use super::ingress::{Verdict, check_message};
 use super::news::{Event, Purpose, SessionId, Side};
-use super::own_tid::OwnTid;
+use super::own_tid::{OwnTid, TID_LEN};
 use super::pending::{self, Note, Pending};
 use super::relay::{Input, Relay};
 use super::session::{Leg, Local, Open, RESPONSE_TIMEOUT, Session, Stage};
@@ -97,12 +97,13 @@ impl Relay {
         (passage.start, passage.next, passage.total) = (range.start, range.start, range.total);
         passage.report = head.failure_report;
         let far = &mut session.legs[1];
-        let blank: &[u8] = if head.has_body { b"\r\n" } else { b"" };
         if is_interruptible {
             passage.fields = without_range(head);
             write_open_head(&mut self.net, to, far, range.start, range.total, &passage.fields, &mut self.scratch);
         } else {
-            self.net.write(to, [far.next_head(), head.rest, blank]);
+            // The fields, and the blank line behind them if there is a body.
+            let fields = &head.bytes[head.bytes.len() - head.rest.len() - 2 * usize::from(head.has_body)..];
+            self.net.write(to, [far.next_head(), fields]);
         }
         passage.tid = far.tid();
         if head.failure_report != FailureReport::No {
@@ -123,18 +124,16 @@ impl Relay {
         input: &mut Input<'_>,
         now: Instant,
     ) {
-        let Some(session) = self.sessions.get_mut(id) else { return };
+        let Some(mut session) = self.sessions.get_mut(id) else { return };
         session.active_at = now;
-        match session.passage.open {
-            Open::Yes => {}
-            Open::No => return, // The message was stopped in the midst of the chunk.
-            Open::Interrupted => {
-                if !self.resume(id, now) {
-                    return;
-                }
+        if session.passage.open != Open::Yes {
+            // Stopped in the midst of the chunk, or interrupted.
+            if session.passage.open == Open::No || !self.resume(id, now) {
+                return;
             }
+            let Some(resumed) = self.sessions.get_mut(id) else { return };
+            session = resumed;
         }
-        let Some(session) = self.sessions.get_mut(id) else { return };
         let Some(to) = session.legs[1].conn else { return };
         let len = body.len() as u64;
         let passage = &mut session.passage;
@@ -148,18 +147,63 @@ impl Relay {
         if passage.is_recorded {
             self.events.push_back(Event::Piece { id, offset, bytes: input.keep(body) });
         }
-        match input.slice(body) {
+        let connection = match input.slice(body) {
             Some(bytes) => self.net.share(to, bytes),
-            None => {
-                self.net.write(to, [body]);
-            }
+            None => self.net.write(to, [body]),
+        };
+        if connection.is_some_and(|connection| Net::is_high(connection)) {
+            self.net.throttle(to, conn);
         }
-        self.check_level(to, conn);
     }
 
     /// Ends the chunk.
     #[inline]
     pub(super) fn on_bridge_end(&mut self, conn: ConnId, id: SessionId, flag: Flag, keeps_range: bool, now: Instant) {
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        let is_plain = keeps_range
+            && session.passage.open == Open::Yes
+            && !session.passage.is_recorded
+            && self.settings.acknowledgement == Acknowledgement::EndToEnd;
+        let Some(to) = session.legs[1].conn.filter(|_| is_plain) else {
+            return self.end_unplain(conn, id, flag, keeps_range, now);
+        };
+        session.active_at = now;
+        session.passage.open = Open::No;
+        if flag != Flag::More {
+            session.passage.stage = Stage::Idle;
+        }
+        if !session.passage.fields.is_empty() {
+            session.passage.fields = Box::default();
+        }
+        let Some(connection) = close_chunk(&mut self.net, to, &session.passage.tid, session.passage.has_body, flag)
+        else {
+            return;
+        };
+        let position = connection.egress.end_position();
+        if Net::is_high(connection) {
+            self.net.throttle(to, conn);
+        }
+        let is_last = flag == Flag::End;
+        if session.passage.report == FailureReport::No {
+            session.is_finished |= is_last;
+            return;
+        }
+        let Some(back) = session.pending.back_mut() else { return };
+        debug_assert!(!back.is_closed, "the chunk that ends is the last one");
+        back.is_closed = true;
+        back.is_last = is_last;
+        (back.stamp, back.position) = (now, position);
+        let is_answered = back.is_answered();
+        if session.armed.is_none_or(|armed| armed > now + RESPONSE_TIMEOUT) {
+            self.arm_by(id, now + RESPONSE_TIMEOUT);
+        }
+        if is_answered {
+            self.finish_pending(id, now);
+        }
+    }
+
+    /// Ends a chunk that was interrupted, is broken, is recorded, or is acknowledged here.
+    fn end_unplain(&mut self, conn: ConnId, id: SessionId, flag: Flag, keeps_range: bool, now: Instant) {
         let Some(session) = self.sessions.get_mut(id) else { return };
         let is_broken = !keeps_range && flag != Flag::Abort;
         let was_interrupted = session.passage.open == Open::Interrupted;
@@ -247,15 +291,38 @@ impl Relay {
     }
 
     /// A response on a connection. One that nobody waits for is ignored.
-    #[inline]
     pub(super) fn on_response(&mut self, conn: ConnId, tid: &[u8], code: u16, now: Instant) {
         let Some(own) = OwnTid::parse(tid) else { return };
-        let Some((id, _)) = self.sessions.at(own.slot) else { return };
-        let Some(session) = self.sessions.get_mut(id) else { return };
+        let Some((id, session)) = self.sessions.at(own.slot) else { return };
         let leg = &session.legs[own.side.index()];
-        if !leg.owns(tid) || leg.conn != Some(conn) || session.is_lost {
-            return;
+        if leg.owns(tid) && leg.conn == Some(conn) {
+            self.on_own_response(id, own, code, now);
         }
+    }
+
+    /// The commonest input of all, a 200 in the very form that the peer's path makes likely, is compared instead of taken
+    /// apart. Answers its length.
+    #[inline]
+    pub(super) fn on_plain_ok(&mut self, conn: ConnId, bytes: &[u8], now: Instant) -> Option<usize> {
+        let text = bytes.get(START.len() + TID_LEN..)?.strip_prefix(b" 200 OK\r\nTo-Path: ")?;
+        let tid = bytes.strip_prefix(START)?.get(..TID_LEN)?;
+        let own = OwnTid::parse(tid)?;
+        let (id, session) = self.sessions.at(own.slot)?;
+        let leg = &session.legs[own.side.index()];
+        let text = text.strip_prefix(leg.uri.as_bytes())?.strip_prefix(b"\r\nFrom-Path: ")?;
+        let text = text.strip_prefix(&*leg.peer_path)?.strip_prefix(b"\r\n-------")?;
+        let text = text.strip_prefix(tid)?.strip_prefix(b"$\r\n")?;
+        if leg.owns(tid) && leg.conn == Some(conn) {
+            self.on_own_response(id, own, status::OK, now);
+        }
+        Some(bytes.len() - text.len())
+    }
+
+    /// A response to one of our own requests.
+    #[inline]
+    fn on_own_response(&mut self, id: SessionId, own: OwnTid, code: u16, now: Instant) {
+        let Some(session) = self.sessions.get_mut(id).filter(|session| !session.is_lost) else { return };
+        let leg = &session.legs[own.side.index()];
         session.active_at = now;
         if leg.binding == Some(own.sequence) {
             return self.on_bound_answer(id, own.side, code, now);
@@ -265,6 +332,20 @@ impl Relay {
         }
         if let Local::Source(_) = session.local {
             return self.on_source_response(id, own.sequence, code, now);
+        }
+        if let Some(front) = session.pending.front()
+            && front.is_plainly_answered(own.sequence, code)
+        {
+            tell(&mut self.net, &session.legs[0], front.tid(), code);
+            session.is_finished |= front.is_last;
+            session.pending.pop_front();
+            self.net.counts.responses += 1;
+            if session.pending.len() == MSRP_PENDING_COUNT_MAX / 2
+                || session.pending.front().is_some_and(|front| front.is_done)
+            {
+                self.finish_pending(id, now);
+            }
+            return;
         }
         let Some(at) = pending::find(&session.pending, own.sequence) else { return };
         let entry = &mut session.pending[at];
@@ -348,7 +429,7 @@ impl Relay {
             }
         }
         let Some(session) = self.sessions.get_mut(id) else { return };
-        if session.pending.len() < MSRP_PENDING_COUNT_MAX / 2
+        if session.pending.len() <= MSRP_PENDING_COUNT_MAX / 2
             && let Some(near) = session.legs[0].conn
             && self.net.get(near).is_some_and(|connection| connection.is_held())
         {
@@ -545,7 +626,7 @@ fn passage_ends_record(session: &Session, is_last: bool, flag: Flag, is_broken: 
 pub(super) fn tell(net: &mut Net, near: &Leg, tid: &[u8], code: u16) {
     let Some(conn) = near.conn else { return };
     if code == status::OK {
-        net.say(conn, [b"MSRP ", tid, b" 200 OK\r\n", &near.answer, b"-------", tid, b"$\r\n"]);
+        net.say(conn, [START, tid, near.answer_ok(), tid, b"$\r\n"]);
         return;
     }
     let mut line: SmallVec<[u8; 48]> = SmallVec::new();
@@ -557,20 +638,27 @@ pub(super) fn tell(net: &mut Net, near: &Leg, tid: &[u8], code: u16) {
         line.extend_from_slice(comment.as_bytes());
     }
     line.extend_from_slice(b"\r\n");
-    net.say(conn, [b"MSRP ", tid, &line, &near.answer, b"-------", tid, b"$\r\n"]);
+    net.say(conn, [START, tid, &line, near.answer_lines(), b"-------", tid, b"$\r\n"]);
 }
 
 /// Writes an end-line, and lets go on what waited for it.
 #[inline]
-pub(super) fn close_chunk(net: &mut Net, to: ConnId, tid: &[u8], has_body: bool, flag: Flag) {
-    let mark: &[u8] = if has_body { b"\r\n-------" } else { b"-------" };
-    let end: &[u8] = match flag {
-        Flag::End => b"$\r\n",
-        Flag::More => b"+\r\n",
-        Flag::Abort => b"#\r\n",
-    };
-    net.write(to, [mark, tid, end]);
-    net.chunk_ended(to);
+pub(super) fn close_chunk<'n>(
+    net: &'n mut Net,
+    to: ConnId,
+    tid: &[u8; TID_LEN],
+    has_body: bool,
+    flag: Flag,
+) -> Option<&'n mut Connection> {
+    let mut line = *b"\r\n-------xxxxxxxxxxxxxxxxxxxxxxxx$\r\n";
+    line[9..9 + TID_LEN].copy_from_slice(tid);
+    line[9 + TID_LEN] = flag.byte();
+    let connection = net.write(to, [&line[if has_body { 0 } else { 2 }..]])?;
+    connection.open = None;
+    if connection.extra.is_some() {
+        net.after_chunk(to);
+    }
+    net.get_mut(to)
 }
 
 /// Writes a head that leaves its end open, so that it can be interrupted.
@@ -598,5 +686,6 @@ fn without_range(head: &Head<'_>) -> Box<[u8]> {
     [&head.rest[..start], &head.rest[end..]].concat().into_boxed_slice()
 }
 
+const START: &[u8] = b"MSRP ";
 /// CRLF, seven hyphens, flag and CRLF around a transaction id.
 const END_LINE_LEN: usize = 2 + 7 + 1 + 2;

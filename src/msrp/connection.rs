@@ -143,6 +143,15 @@ impl Connection {
         self.extra.as_ref().is_some_and(|extra| extra.held.is_some())
     }
 
+    /// Frees what an idle connection does not need. RFC 4975 §5.1.
+    pub fn rest(&mut self) {
+        if let Some(framer) = self.framer.as_mut().filter(|framer| framer.is_idle()) {
+            framer.forget();
+            self.route = None;
+        }
+        self.tidy();
+    }
+
     /// Frees what is not needed any more. RFC 4975 §7.1.
     pub fn tidy(&mut self) {
         if self.extra.as_ref().is_some_and(|extra| {
@@ -163,6 +172,8 @@ pub struct Net {
     dirty: VecDeque<ConnId>,
     /// For the shard.
     pub effects: VecDeque<MediaEffect>,
+    /// Connections that the shard was told to close.
+    pub closing: Vec<ConnId>,
     /// Connections whose held input may go on.
     pub releases: Vec<ConnId>,
     /// What happened.
@@ -252,17 +263,14 @@ impl Net {
     }
 
     /// Appends to a connection's output without copying. RFC 4975 §7.1.
-    pub fn share(&mut self, id: ConnId, bytes: Bytes) {
-        let Some(connection) =
-            self.table.get_mut(id.slot as usize).and_then(|entry| entry.as_deref_mut()).filter(|found| found.id == id)
-        else {
-            return;
-        };
+    pub fn share(&mut self, id: ConnId, bytes: Bytes) -> Option<&mut Connection> {
+        let connection = self.table.get_mut(id.slot as usize)?.as_deref_mut().filter(|found| found.id == id)?;
         connection.egress.share(&mut self.spare, bytes);
         if !connection.is_listed {
             connection.is_listed = true;
             self.dirty.push_back(id);
         }
+        Some(connection)
     }
 
     /// Sends a whole response or REPORT: behind the open chunk, if there is one. False when there is too much of that.
@@ -270,9 +278,18 @@ impl Net {
     /// RFC 4975 §5.1.
     #[inline]
     pub fn say<const N: usize>(&mut self, id: ConnId, parts: [&[u8]; N]) -> bool {
-        let Some(connection) = self.get_mut(id) else { return false };
+        let Some(connection) =
+            self.table.get_mut(id.slot as usize).and_then(|entry| entry.as_deref_mut()).filter(|found| found.id == id)
+        else {
+            return false;
+        };
         if connection.open.is_none() {
-            return self.write(id, parts).is_some();
+            connection.egress.write(&mut self.spare, parts);
+            if !connection.is_listed {
+                connection.is_listed = true;
+                self.dirty.push_back(id);
+            }
+            return true;
         }
         let later = &mut connection.extra().later;
         let len: usize = parts.iter().map(|part| part.len()).sum();
@@ -297,17 +314,8 @@ impl Net {
     }
 
     /// The chunk in a connection's output has ended: what waited for that goes on. RFC 4975 §5.1.
-    #[inline]
-    pub fn chunk_ended(&mut self, id: ConnId) {
-        let Some(connection) = self.get_mut(id) else { return };
-        connection.open = None;
-        if connection.extra.is_some() {
-            self.after_chunk(id);
-        }
-    }
-
     #[cold]
-    fn after_chunk(&mut self, id: ConnId) {
+    pub fn after_chunk(&mut self, id: ConnId) {
         let Some(extra) = self.get_mut(id).and_then(|connection| connection.extra.as_mut()) else { return };
         let later = std::mem::take(&mut extra.later);
         let waiters = std::mem::take(&mut extra.waiters);
@@ -434,5 +442,14 @@ impl TicketParts {
     pub const fn unpack(ticket: super::effect::ConnectTicket) -> Self {
         let slot = (ticket.0 & 0xf_ffff) as u32;
         Self { id: SlotId { slot, generation: (ticket.0 >> 32) as u32 }, try_count: (ticket.0 >> 20 & 0xfff) as u16 }
+    }
+}
+
+#[cfg(test)]
+impl Connection {
+    /// Bytes behind the connection's pointers.
+    pub fn heap_len(&self) -> usize {
+        let framer = self.framer.as_ref().map_or(0, |framer| size_of::<Framer>() + framer.heap_len());
+        framer + self.extra.as_ref().map_or(0, |_| size_of::<Extra>()) + self.egress.len()
     }
 }

@@ -127,9 +127,7 @@ impl Relay {
         let Some(session) = self.sessions.get_mut(leg.id) else { return };
         let leg = &mut session.legs[leg.side.index()];
         let answer = answer_paths(leg.uri.as_bytes(), uri::first(head.from_path));
-        if *answer != *leg.answer {
-            leg.answer = answer.into_boxed_slice();
-        }
+        leg.set_answer(&answer);
     }
 
     /// An answer of our own at the chunk's end.

@@ -106,6 +106,19 @@ impl Pending {
         self.is_closed && self.unanswered == 0
     }
 
+    /// Whether this response is all that a transaction without peculiarities waits for. RFC 4975 §7.2.
+    #[inline]
+    pub fn is_plainly_answered(&self, sequence: u32, code: u16) -> bool {
+        self.first == sequence
+            && self.last == sequence
+            && code == super::status::OK
+            && self.is_closed
+            && self.report == FailureReport::Yes
+            && self.note.is_none()
+            && self.unanswered == 1
+            && !self.is_told
+    }
+
     fn covers(&self, sequence: u32) -> bool {
         distance(self.first, sequence) <= distance(self.first, self.last)
     }

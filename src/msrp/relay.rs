@@ -164,6 +164,12 @@ impl Relay {
         let Some(mut framer) = connection.framer.take() else { return };
         let mut rest = input.bytes;
         loop {
+            if framer.is_idle()
+                && let Some(len) = self.on_plain_ok(conn, rest, now)
+            {
+                rest = &rest[len..];
+                continue;
+            }
             match framer.next(&mut rest) {
                 Framed::Head(head) => {
                     // A head that came in pieces was read twice, and so repeats itself.
@@ -272,6 +278,10 @@ impl Relay {
 
     /// The end of every call: what can go on now does.
     pub(super) fn settle(&mut self, now: Instant) {
+        // Whoever was told to close has taken what there was to take.
+        while let Some(conn) = self.net.closing.pop() {
+            self.net.remove(conn);
+        }
         let mut round_count = 0;
         while let Some(conn) = self.net.releases.pop() {
             self.release(conn, now);
@@ -314,7 +324,11 @@ impl Relay {
 
     /// The next thing for the shard to do. RFC 4975 §5.4.
     pub fn poll_effect(&mut self) -> Option<MediaEffect> {
-        self.net.effects.pop_front()
+        let effect = self.net.effects.pop_front();
+        if let Some(MediaEffect::Close(conn)) = effect {
+            self.net.closing.push(conn);
+        }
+        effect
     }
 
     /// The next thing to tell. RFC 4975 §5.1.
@@ -368,6 +382,13 @@ impl Relay {
 
 #[cfg(test)]
 impl Relay {
+    /// Bytes of all sessions and connections.
+    pub fn memory_len(&self) -> usize {
+        let sessions = self.sessions.iter().map(|session| size_of::<Session>() + 8 + session.heap_len()).sum::<usize>();
+        let connections = self.net.iter().map(|connection| 8 + size_of::<Connection>() + connection.heap_len());
+        sessions + connections.sum::<usize>()
+    }
+
     /// Panics when something remains of sessions and connections that are gone.
     pub fn assert_no_leftovers(&self) {
         assert!(self.attempts.is_empty() && self.reach.is_empty(), "{:?}", self.reach);

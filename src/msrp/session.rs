@@ -71,8 +71,8 @@ pub struct Leg {
     pub connect_to: Box<[SocketAddr]>,
     /// Start line and paths of every SEND to the peer, with the transaction id of the last one.
     head: Box<[u8]>,
-    /// Paths of every response to the peer.
-    pub answer: Box<[u8]>,
+    /// What stands between the transaction ids of a 200 to the peer.
+    answer: Box<[u8]>,
     /// The number in `head`.
     pub sequence: u32,
     /// Our own binding SEND that waits for its response.
@@ -264,7 +264,26 @@ impl Leg {
         self.head = [tid, SEND, b"To-Path: ", &self.peer_path, b"\r\nFrom-Path: ", uri, gap, other_path, b"\r\n"]
             .concat()
             .into_boxed_slice();
-        self.answer = answer_paths(uri, uri::first(&self.peer_path)).into_boxed_slice();
+        let paths = answer_paths(uri, uri::first(&self.peer_path));
+        self.set_answer(&paths);
+    }
+
+    /// Takes the path lines of responses to the peer. RFC 4975 §7.2.
+    pub fn set_answer(&mut self, paths: &[u8]) {
+        if *paths != *self.answer_lines() {
+            self.answer = [OK, paths, MARK].concat().into_boxed_slice();
+        }
+    }
+
+    /// What stands between the transaction ids of a 200 to the peer. RFC 4975 §7.2.
+    #[inline]
+    pub fn answer_ok(&self) -> &[u8] {
+        &self.answer
+    }
+
+    /// The path lines of responses to the peer. RFC 4975 §7.2.
+    pub fn answer_lines(&self) -> &[u8] {
+        self.answer.get(OK.len()..self.answer.len().max(MARK.len()) - MARK.len()).unwrap_or_default()
     }
 
     /// Counts the transaction id on: the head of the next SEND. RFC 4975 §7.1.
@@ -319,6 +338,8 @@ pub fn accepts(accept_types: &[u8], content_type: Option<&[u8]>) -> bool {
 }
 
 const START: &[u8] = b"MSRP ";
+const OK: &[u8] = b" 200 OK\r\n";
+const MARK: &[u8] = b"-------";
 const SEND: &[u8] = b" SEND\r\n";
 const TID_END: usize = START.len() + TID_LEN;
 /// Addresses tried for one connection.
@@ -332,6 +353,20 @@ pub const BIND_TIMEOUT: Duration = Duration::from_secs(30);
 pub const FINISHED_IDLE: Duration = Duration::from_secs(60);
 /// Silence before the first message, and inside one (SPEC §4.6).
 pub const UNUSED_IDLE: Duration = Duration::from_secs(180);
+
+#[cfg(test)]
+impl Session {
+    /// Bytes behind the session's pointers.
+    pub fn heap_len(&self) -> usize {
+        let legs = self.legs.iter().map(|leg| {
+            let texts =
+                leg.uri.len() + leg.peer_path.len() + leg.accept_types.len() + leg.head.len() + leg.answer.len();
+            texts + size_of_val(&*leg.connect_to)
+        });
+        let passage = self.passage.message_id.capacity() + self.passage.content_type.len() + self.passage.fields.len();
+        legs.sum::<usize>() + passage + self.pending.capacity() * size_of::<Pending>()
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -4,7 +4,7 @@ use super::head::FailureReport;
 use super::local::Local;
 use super::news::{SessionId, Side, Why};
 use super::relay::Relay;
-use super::session::{BIND_TIMEOUT, FINISHED_IDLE, RESPONSE_TIMEOUT, UNUSED_IDLE};
+use super::session::{BIND_TIMEOUT, FINISHED_IDLE, RESPONSE_TIMEOUT, Stage, UNUSED_IDLE};
 use crate::base::id::ConnId;
 use crate::base::slots::SlotId;
 use crate::base::time::Instant;
@@ -81,6 +81,15 @@ impl Relay {
         if session.pending.is_empty() {
             // An idle session keeps no memory for what may not come again.
             session.pending = VecDeque::new();
+            if session.passage.stage == Stage::Idle {
+                session.passage.message_id = Vec::new();
+                session.passage.stopped = None;
+            }
+            for conn in session.legs.iter().filter_map(|leg| leg.conn) {
+                if let Some(connection) = self.net.get_mut(conn) {
+                    connection.rest();
+                }
+            }
         }
         self.arm(id);
         debug_assert!(self.sessions.get(id).is_none_or(|session| session.armed.is_none_or(|armed| armed > now)));

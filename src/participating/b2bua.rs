@@ -32,6 +32,7 @@ use crate::sip::write::{self, Response, line};
 use bytes::Bytes;
 use std::io::Write;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Max-Forwards of a request that has none (RFC 3261 §16.6 step 3).
@@ -273,7 +274,7 @@ impl<D: Directory> Core<D> {
     /// Our Contact on a listener.
     pub(super) fn contact(&self, listener: u8, kind: super::large::Kind, stream: bool) -> OwnContact {
         OwnContact {
-            sent_by: self.sent_by(listener).into(),
+            sent_by: self.shared_sent_by(listener),
             service: kind.feature(),
             stream,
             path_mtu: self.settings.path_mtu,
@@ -348,11 +349,11 @@ impl<D: Directory> Core<D> {
             return;
         };
         let Some(setup) = session.setup.as_mut().filter(|_| status > 100) else { return };
-        let remote_tag = response.value(Name::To).and_then(address::tag).unwrap_or_default();
-        let index = match setup.early.iter().position(|early| early.fork == fork && *early.remote_tag == *remote_tag) {
+        let remote_tag = self.transactions.digest(&[remote_tag_of(response)]);
+        let index = match setup.early.iter().position(|early| early.is(fork, remote_tag)) {
             Some(index) => index,
             None if setup.early.len() < EARLY_DIALOG_COUNT_MAX => {
-                setup.early.push(Early { fork, remote_tag: remote_tag.into(), rseq: None, pracks: 0 });
+                setup.early.push(Early { fork, remote_tag, rseq: None, pracks: 0 });
                 setup.early.len() - 1
             }
             // More early dialogs than anybody can show to a user.
@@ -411,6 +412,7 @@ impl<D: Directory> Core<D> {
             return;
         }
         let rseq = setup.rseq + 1;
+        let Some(path) = self.transactions.path(server) else { return };
         let mut extra = std::mem::take(&mut self.large.extra);
         extra.clear();
         extra.extend_from_slice(SERVER_LINE.as_bytes());
@@ -419,7 +421,6 @@ impl<D: Directory> Core<D> {
             let _ = write!(extra, "Require: 100rel\r\nRSeq: {rseq}\r\n");
         }
         let reason = reason_of(response);
-        let Some(path) = self.transactions.path(server) else { return };
         let bytes = self.with_request(&request, |core, message| {
             copy_record_route(&mut extra, message);
             core.compose(|out| {
@@ -451,14 +452,14 @@ impl<D: Directory> Core<D> {
             return;
         };
         if session.stage != Stage::Calling {
-            let remote_tag = response.value(Name::To).and_then(address::tag).unwrap_or_default();
+            let remote_tag = remote_tag_of(response);
             let acked = session.acked;
             match session.leg_mut(Side::Terminating) {
                 Some(leg)
                     if leg.tag_index == LocalTag::index_of_fork(fork) && leg.dialog.id().remote_tag == remote_tag =>
                 {
                     // Until the originating side's ACK has come repetitions are absorbed; afterwards each has its own.
-                    leg.owes.ack |= acked;
+                    leg.owes.ack |= acked && leg.invite_cseq == cseq_of(response);
                     self.settle_debts(id, now);
                 }
                 _ => self.refuse_answer(response, now),
@@ -511,11 +512,11 @@ impl<D: Directory> Core<D> {
         let offered = Offered::of(invite).map_err(|_| Uncoupled::BadAnswer)?;
         let session = self.large.sessions.get_mut(id).ok_or(Uncoupled::BadAnswer)?;
         let media = session.media.ok_or(Uncoupled::BadAnswer)?;
-        let remote_tag = response.value(Name::To).and_then(address::tag).unwrap_or_default();
+        let remote_tag = self.transactions.digest(&[remote_tag_of(response)]);
         let index_b = LocalTag::index_of_fork(fork);
         let (tag_a, tag_b, pracks) = {
             let setup = session.setup.as_ref().ok_or(Uncoupled::BadAnswer)?;
-            let known = setup.early.iter().position(|early| early.fork == fork && *early.remote_tag == *remote_tag);
+            let known = setup.early.iter().position(|early| early.is(fork, remote_tag));
             let pracks = known.map_or(0, |index| setup.early[index].pracks);
             (session.tag(id, known.unwrap_or(setup.early.len()) as u8), session.tag(id, index_b), pracks)
         };
@@ -781,10 +782,24 @@ impl<D: Directory> Core<D> {
         self.remove_session(id, now);
     }
 
-    /// The originating side called its INVITE back. RFC 3261 §9.2.
-    pub(super) fn on_session_cancelled(&mut self, id: SlotId, now: Now) {
-        if self.large.sessions.get(id).is_some_and(|session| session.setup.is_some()) {
+    /// An INVITE was called back: the one that makes the session, or a re-INVITE on its way to the other leg. RFC 3261
+    /// §9.2.
+    pub(super) fn on_session_cancelled(&mut self, id: SlotId, server: ServerId, now: Now) {
+        let Some(session) = self.large.sessions.get(id) else { return };
+        if session.setup.as_ref().is_some_and(|setup| setup.server == server) {
             self.fail(id, 487, "Request Terminated", "", now);
+        } else if let Some(change) = session.change.as_ref().filter(|change| change.server == server) {
+            // What the other leg makes of that goes back as the answer.
+            let side = change.from.other();
+            self.cancel_reinvite(id, side, now);
+        }
+    }
+
+    /// Calls a re-INVITE of ours back.
+    fn cancel_reinvite(&mut self, id: SlotId, side: Side, now: Now) {
+        let leg = self.large.sessions.get_mut(id).and_then(|session| session.leg_mut(side));
+        if let Some((client, _)) = leg.and_then(|leg| leg.reinvite.take()) {
+            self.cancel(client, now);
         }
     }
 
@@ -856,6 +871,9 @@ impl<D: Directory> Core<D> {
         }
         let media = session.media.take();
         let change = session.change.take();
+        for side in [Side::Originating, Side::Terminating] {
+            self.cancel_reinvite(id, side, now);
+        }
         self.owe_ack(id);
         if let Some(change) = change {
             self.with_request(&change.request, |core, message| {
@@ -990,6 +1008,12 @@ impl<D: Directory> Core<D> {
                 self.transactions.respond(server, status, bytes, now.at, &mut self.effects);
             }
         }
+        for side in [Side::Originating, Side::Terminating] {
+            let leg = self.large.sessions.get(id).and_then(|session| session.leg(side));
+            if leg.and_then(|leg| leg.reinvite).is_some_and(|(_, until)| until <= now.at) {
+                self.cancel_reinvite(id, side, now);
+            }
+        }
         self.repeat_answers(id, now);
         self.run_session_timers(id, now);
         self.arm_session(id, now);
@@ -1048,9 +1072,9 @@ enum Uncoupled {
     BadDialog,
 }
 
-/// Our Contact, with its address on the heap while the core is written to.
+/// Our Contact, with a hold on its address while the core is written to.
 pub(super) struct OwnContact {
-    sent_by: Box<str>,
+    sent_by: Arc<str>,
     service: &'static str,
     stream: bool,
     path_mtu: usize,
@@ -1077,6 +1101,15 @@ const fn rank(status: u16) -> u16 {
         6 => 1,
         class => class,
     }
+}
+
+fn remote_tag_of<'a>(response: &Message<'a>) -> &'a [u8] {
+    response.value(Name::To).and_then(address::tag).unwrap_or_default()
+}
+
+/// The CSeq number of a response.
+pub(super) fn cseq_of(response: &Message<'_>) -> u32 {
+    response.value(Name::CSeq).and_then(crate::sip::header::cseq::parse).map_or(0, |(number, _)| number)
 }
 
 /// The reason phrase of a response.

@@ -140,7 +140,7 @@ pub struct Core<D> {
     spare_scan: Option<Box<Scan>>,
     scratch: Vec<u8>,
     /// Each listener's own address as a Via writes it.
-    sent_by: Vec<Box<str>>,
+    sent_by: Vec<Arc<str>>,
     extra: Vec<u8>,
 }
 
@@ -549,7 +549,7 @@ impl<D: Directory> Core<D> {
         if let Some(found) = found {
             self.respond(server, message, 200, "OK", "", now);
             if let Some(session) = self.transactions.session_of(found) {
-                self.on_session_cancelled(session, now);
+                self.on_session_cancelled(session, found, now);
             }
         } else {
             self.respond(server, message, 481, "Call/Transaction Does Not Exist", "", now);
@@ -836,7 +836,12 @@ impl<D: Directory> Core<D> {
 
     /// A listener's own address as our messages name it.
     pub(super) fn sent_by(&self, listener: u8) -> &str {
-        self.sent_by.get(usize::from(listener)).map_or("", |own| own)
+        &self.sent_by[usize::from(listener)]
+    }
+
+    /// The same, to hold while the core is written to.
+    pub(super) fn shared_sent_by(&self, listener: u8) -> Arc<str> {
+        Arc::clone(&self.sent_by[usize::from(listener)])
     }
 
     pub(super) fn listener_for(&self, to: SocketAddr) -> Option<u8> {

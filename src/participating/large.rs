@@ -185,7 +185,8 @@ pub(super) struct Fork {
 /// An early dialog of the terminating side; its place in the list is the tag index of the originating side.
 pub(super) struct Early {
     pub fork: u8,
-    pub remote_tag: Box<[u8]>,
+    /// A digest of its tag, which may be long.
+    pub remote_tag: u128,
     /// The last RSeq that was acknowledged.
     pub rseq: Option<u32>,
     /// PRACKs sent.
@@ -209,6 +210,12 @@ pub(super) struct Change {
     pub server: ServerId,
     pub request: Bytes,
     pub is_update: bool,
+}
+
+impl Early {
+    pub const fn is(&self, fork: u8, remote_tag: u128) -> bool {
+        self.fork == fork && self.remote_tag == remote_tag
+    }
 }
 
 impl Session {
@@ -245,7 +252,7 @@ impl Session {
         });
         let legs = self.legs.iter().flatten().flat_map(|leg| {
             let answer = leg.answer.as_ref().map(|answer| answer.again.min(answer.given_up));
-            [leg.timer.poll_timeout(), answer].into_iter().flatten()
+            [leg.timer.poll_timeout(), answer, leg.reinvite.map(|(_, until)| until)].into_iter().flatten()
         });
         legs.chain(setup).chain(self.until).min()
     }

@@ -1,7 +1,7 @@
 //! What comes within a dialog of large message mode: BYE, re-INVITE, UPDATE, PRACK, and refreshes of our own (SPEC
 //! LM-4, LM-5; RFC 3261 §12.2, §14, §15, RFC 3262, RFC 3311, RFC 4028).
 
-use super::b2bua::{kept_lines, reason_of};
+use super::b2bua::{cseq_of, kept_lines, reason_of};
 use super::core::{ALLOW_LINE, Core, OWN_REQUEST_MARK, RETRY_AFTER_LINE, SERVER_LINE, USER_AGENT_LINE};
 use super::effect::NextHop;
 use super::input::Transport;
@@ -126,7 +126,7 @@ impl<D: Directory> Core<D> {
         match message.method().unwrap_or_default() {
             b"BYE" => {
                 self.respond(server, message, 200, "OK", "", now);
-                self.on_session_cancelled(id, now);
+                self.end_session(id, Some(Side::Originating), b"", now);
             }
             b"PRACK" => return self.on_prack(id, server, message, now),
             b"OPTIONS" => self.respond(server, message, 200, "OK", ALLOW_LINE, now),
@@ -296,8 +296,12 @@ impl<D: Directory> Core<D> {
         });
         self.large.extra = extra;
         if let Some(session) = self.large.sessions.get_mut(id) {
+            // A final response may never come, and an INVITE that has rung has no timer of its own.
+            let until = now.at + self.settings.invite_timeout;
+            leg.reinvite = sent.filter(|_| !is_update).map(|client| (client, until));
             session.legs[side as usize] = Some(leg);
         }
+        self.arm_session(id, now);
         if sent.is_none() {
             self.on_change_verdict(id, side.number(), request, Verdict::Unsendable, None, now);
         }
@@ -322,7 +326,12 @@ impl<D: Directory> Core<D> {
         };
         let message = response.map(|(_, message)| message);
         let Some(leg) = self.large.sessions.get_mut(id).and_then(|session| session.leg_mut(side)) else { return };
+        if request == LegRequest::Reinvite && message.is_some_and(|message| cseq_of(message) != leg.invite_cseq) {
+            // A repetition of what an earlier one was answered: another INVITE was taken since, so its ACK has arrived.
+            return;
+        }
         let asked = std::mem::take(&mut leg.asked);
+        leg.reinvite = None;
         if verdict == Verdict::Success {
             // Each repetition of the 2xx has its ACK.
             leg.owes.ack = request == LegRequest::Reinvite;

@@ -593,3 +593,20 @@ fn whatever_peers_do_nothing_is_left_behind() {
         assert_eq!(scene.core.transactions.counts(), (0, 0), "seed {seed}");
     }
 }
+
+#[test]
+fn a_reinvite_that_rings_for_ever_is_called_back_and_ends_the_session() {
+    let mut scene = Scene::with(|settings| settings.invite_timeout = 50 * SECOND);
+    let (invite, _, ok) = scene.session();
+    scene.receive(ALICE, &within(&invite, &ok, "INVITE", 6, &moved_offer()));
+    let changed = scene.one();
+    scene.receive(CORE, &response(&changed, 180, "", "", ""));
+    scene.wait(51 * SECOND);
+    let sent = scene.take();
+    assert!(sent[0].status() == 100 && sent[1].start().starts_with("CANCEL "), "{sent:?}");
+    scene.wait(33 * SECOND);
+    let sent = scene.take();
+    assert!(sent.iter().any(|sent| sent.to == ALICE && sent.text.starts_with("SIP/2.0 408 ")), "{sent:?}");
+    assert!(sent.iter().any(|sent| sent.start().starts_with("BYE sip:peer@192.0.2.7:5060 ")), "{sent:?}");
+    assert_eq!(scene.levels(), (0, 0, 0));
+}

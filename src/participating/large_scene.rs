@@ -75,6 +75,8 @@ pub struct Scene {
     pub sent: Vec<Sent>,
     pub asked: Vec<(Ticket, String)>,
     pub media: Vec<MediaEffect>,
+    /// Messages given to other shards.
+    pub posted: usize,
     number: u32,
 }
 
@@ -86,12 +88,21 @@ impl Scene {
     pub fn with(change: impl FnOnce(&mut Settings)) -> Self {
         let mut settings = scene::settings(0, 1);
         change(&mut settings);
+        Self::start(settings, 0)
+    }
+
+    /// One of several shards.
+    pub fn of_shard(shard: u16, shard_count: u16) -> Self {
+        Self::start(scene::settings(shard, shard_count), shard)
+    }
+
+    fn start(settings: Settings, shard: u16) -> Self {
         let directory = MapDirectory::default();
         let devices = Box::new([scene::device("urn:uuid:1"), scene::device("urn:uuid:2")]);
         directory.publish("sip:bob@home.example", Subscriber { devices, ..Subscriber::default() });
-        let core = scene::core(settings, 0, directory.clone(), 1, scene::after(Duration::ZERO));
+        let core = scene::core(settings, shard, directory.clone(), 1, scene::after(Duration::ZERO));
         let (sent, asked, media) = (Vec::new(), Vec::new(), Vec::new());
-        Self { core, directory, at: Duration::ZERO, sent, asked, media, number: 0 }
+        Self { core, directory, at: Duration::ZERO, sent, asked, media, posted: 0, number: 0 }
     }
 
     /// A message arrives.
@@ -139,6 +150,7 @@ impl Scene {
                     self.asked.push((ticket, host.into()));
                 }
                 Effect::Media(effect) => self.media.push(effect),
+                Effect::Post { .. } => self.posted += 1,
                 Effect::Store { command: Command::SweepExpired { .. }, .. } => {}
                 other => panic!("{other:?}"),
             }

@@ -837,3 +837,26 @@ fn without_a_route_the_configured_core_is_next() {
     assert_eq!(forked.to, other);
     assert!(!forked.text.contains("\r\nRoute: "), "{forked:?}");
 }
+
+#[test]
+fn what_the_recipient_sends_comes_to_the_shard_that_has_the_session() {
+    let mut scene = Scene::of_shard(2, 4);
+    let mut kept = 0;
+    for _ in 0..40 {
+        let invite = scene.invite(|text| text);
+        scene.receive(ALICE, &invite);
+        let Some(forked) = scene.take().pop() else {
+            assert!(scene.posted > 0, "another shard's");
+            continue;
+        };
+        kept += 1;
+        assert_eq!(contact(&forked), format!("sip:{}", scene::own(2)));
+        scene.receive(CORE, &answered(&forked, "bob", answer()));
+        let ok = scene.one();
+        assert_eq!(contact(&ok), format!("sip:{}", scene::own(2)));
+        let posted = scene.posted;
+        scene.receive(CORE, &within_b(&forked, "bob", "BYE", 1, ""));
+        assert_eq!((scene.take()[0].status(), scene.posted), (200, posted), "no hand-over");
+    }
+    assert!(kept > 3, "{kept}");
+}

@@ -3,7 +3,7 @@
 //! RFC 3261 §12. Legs know nothing of each other; who couples them is [`super::b2bua`].
 
 use super::effect::NextHop;
-use super::transactions::ServerId;
+use super::transactions::{ClientId, ServerId};
 use crate::base::slots::SlotId;
 use crate::base::time::Instant;
 use crate::sdp::Role;
@@ -140,6 +140,8 @@ pub struct Leg {
     pub owes: Owes,
     /// A request of ours that changes or refreshes the session waits for its final response.
     pub asked: Asked,
+    /// Its INVITE, and until when it may stay without a final response; `None` once it is called back.
+    pub reinvite: Option<(ClientId, Instant)>,
     /// The CSeq number of our last INVITE: its ACK has the same.
     pub invite_cseq: u32,
     /// The version of our last session description.
@@ -188,6 +190,7 @@ impl Leg {
             role: Role::Passive,
             owes: Owes::default(),
             asked: Asked::Nothing,
+            reinvite: None,
             version: 0,
             answer: None,
             described: None,

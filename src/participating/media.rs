@@ -112,7 +112,6 @@ impl<D: Directory> Core<D> {
     pub(super) fn publish_relay(&mut self) {
         let levels = self.relay.levels();
         self.metrics.set(Gauge::MsrpSessions, levels.sessions as u64);
-        self.metrics.set(Gauge::MsrpConnections, levels.connections as u64);
         self.metrics.set(Gauge::MsrpEgressBytes, levels.egress_len as u64);
         let counts = self.relay.take_counts();
         for (counter, count) in [
@@ -125,9 +124,6 @@ impl<D: Directory> Core<D> {
             (Counter::MsrpUnframed, counts.unframed),
             (Counter::MsrpTimeout, counts.timeouts),
             (Counter::MsrpPaused, counts.paused),
-            (Counter::MsrpAccepted, counts.accepted),
-            (Counter::MsrpConnected, counts.connected),
-            (Counter::MsrpConnectFailed, counts.connect_failed),
         ] {
             self.metrics.add(counter, count);
         }

@@ -565,7 +565,8 @@ fn an_answer_does_not_wait_for_a_chunk_whose_sender_stalls() {
 fn messages_of_one_session_are_never_mixed() {
     let mut world = end_to_end();
     let mut call = Call::establish(&mut world, &Plan::default());
-    // Alice interleaves two messages, which RFC 4975 §5.1 lets her do; each chunk stays whole and in order.
+    // Alice interleaves two messages, which RFC 4975 §5.1 lets her do; clients that append whatever comes must not see
+    // it (SPEC §4.8). What cannot be kept whole is aborted, and she is told.
     let (one, two) = (large_cpim(20_000), large_cpim(21_000));
     let mut chunks = Vec::new();
     for at in [0, 10_000, 20_000] {
@@ -575,18 +576,24 @@ fn messages_of_one_session_are_never_mixed() {
     for chunk in &chunks {
         call.a.send(chunk);
     }
-    let mut parts = [Assembled::default(), Assembled::default()];
-    while !parts.iter().all(Assembled::is_complete) {
-        let frame = call.b.next_send();
-        let index = usize::from(frame.must("Message-ID") == "two");
-        parts[index].add(&frame);
+    let mut open: Option<Assembled> = None;
+    let mut whole = Vec::new();
+    while let Arrival::Frame(frame) = call.b.arrival(Duration::from_millis(500)) {
         call.b.answer(&frame, 200);
+        let message = open.get_or_insert_default();
+        // Asserts that the Message-ID is that of the open message.
+        message.add(&frame);
+        if frame.flag != '+' {
+            let message = open.take().expect("just filled");
+            whole.extend((frame.flag == '$').then_some(message.bytes));
+        }
     }
-    assert_eq!((parts[0].bytes.len(), parts[1].bytes.len()), (one.len(), two.len()));
-    assert_eq!((sha256(&parts[0].bytes), sha256(&parts[1].bytes)), (sha256(&one), sha256(&two)));
-    for chunk in &chunks {
-        assert_eq!(call.a.response_to(chunk).status, Some(200));
-    }
+    assert!(open.is_none(), "every message that begins has an end");
+    let answers: Vec<u16> = chunks.iter().map(|_| call.a.next()).filter_map(|frame| frame.status).collect();
+    assert!(whole.iter().all(|bytes| *bytes == one || *bytes == two), "what is complete is whole");
+    let refused = answers.iter().any(|status| *status >= 400);
+    assert!(!whole.is_empty() && (whole.len() == 2 || refused), "{} whole, answers {answers:?}", whole.len());
+    call.assert_works();
 }
 
 #[test]
@@ -614,9 +621,9 @@ fn a_slow_receiver_stops_its_own_sender_and_nobody_else() {
     let mut world = World::with_bob_and(VARIANTS[0], |config| config.set("large.max_size", "200000000"));
     let mut slow = Call::establish(&mut world, &Plan::default());
     let mut quick = Call::establish(&mut world, &Plan::default());
-    slow.a.wire().take_little();
-    slow.b.wire().take_little();
-    let body = large_cpim(100 << 20);
+    slow.a.wire().set_kernel_buffers(16_384);
+    slow.b.wire().set_kernel_buffers(16_384);
+    let body = large_cpim(1 << 20).repeat(40);
     let chunk_len = 65_536;
     let mut bytes = Vec::new();
     let mut at = 0;
@@ -628,21 +635,22 @@ fn a_slow_receiver_stops_its_own_sender_and_nobody_else() {
     // The device reads nothing. What is taken fits windows and kernel buffers; the rest stays with Alice.
     let taken = slow.a.wire().write_until_stuck(&bytes, Duration::from_secs(1));
     println!("{taken} of {} bytes taken", bytes.len());
-    assert!(taken < 40 << 20, "the sender is stopped: {taken} of {} bytes were taken", bytes.len());
+    assert!(taken < 30 << 20, "the sender is stopped: {taken} of {} bytes were taken", bytes.len());
     assert!(world.appliance.metric("ringpost_msrp_pauses_total", &[]) > 0, "the appliance stopped reading");
     let waiting = world.gauge("ringpost_msrp_egress_bytes");
     assert!(waiting < 4 << 20, "{waiting} bytes wait in the appliance for one session");
     // Others on the same shard are as quick as ever.
-    let other = large_cpim(4 << 20);
+    let other = large_cpim(2 << 20);
     quick.transfer(&other, 65_536, 16);
     // When the device reads, everything arrives, in order and whole.
-    let expected = sha256(&body);
+    slow.a.wire().set_kernel_buffers(1 << 20);
+    slow.b.wire().set_kernel_buffers(1 << 20);
     let Call { a, b, .. } = &mut slow;
     std::thread::scope(|scope| {
         let receiver = scope.spawn(move || b.receive_message());
         a.wire().write(&bytes[taken..]);
         let whole = receiver.join().expect("the receiver saw what it should");
-        assert_eq!(sha256(&whole.bytes), expected);
+        assert!(whole.bytes == body, "{} bytes arrived, another text", whole.bytes.len());
     });
     let waiting = world.gauge("ringpost_msrp_egress_bytes");
     assert_eq!(waiting, 0, "nothing waits any more");
@@ -858,14 +866,14 @@ fn a_history_is_recorded_while_the_message_passes() {
 fn memory_stays_flat_while_much_passes() {
     let mut world = World::with_bob_and(VARIANTS[0], |config| config.set("large.max_size", "2000000000"));
     let mut call = Call::establish(&mut world, &Plan::default());
-    let body = large_cpim(8 << 20);
+    let body = large_cpim(6 << 20);
     call.transfer(&body, 65_536, 8);
     let before = resident_len(world.appliance.pid());
     for _ in 0..4 {
         call.transfer(&body, 65_536, 8);
     }
     let after = resident_len(world.appliance.pid());
-    assert!(after < before + (4 << 20), "from {before} to {after} bytes while 32 MiB passed");
+    assert!(after < before + (4 << 20), "from {before} to {after} bytes while 24 MiB passed");
 }
 
 /// Bytes of physical memory of a process.
