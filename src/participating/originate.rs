@@ -1019,8 +1019,7 @@ mod tests {
     /// Lets the file be read as long as pieces are wanted.
     fn supply(bench: &mut Bench, mut left: Left) -> Left {
         let mut others = Vec::new();
-        loop {
-            let Some((offset, len)) = wanted(&left).first().copied() else { break };
+        while let Some((offset, len)) = wanted(&left).first().copied() {
             others.extend(left.into_iter().filter(|text| !text.starts_with("Spool")));
             let bytes: Vec<u8> = (offset..offset + len).map(|at| (at % 251) as u8).collect();
             left = bench.read(Ok(SpoolReply::Bytes(Bytes::from(bytes))));
@@ -1046,7 +1045,7 @@ mod tests {
         assert_eq!(ranges(&text)[0], "1-65536/1048576");
         // Two chunks are acknowledged, then the connection is lost.
         let second = text.match_indices("MSRP ").nth(2).unwrap().0;
-        let left = wire.answer(&mut bench, text[..second].as_bytes(), "200 OK");
+        let left = wire.answer(&mut bench, &text.as_bytes()[..second], "200 OK");
         supply(&mut bench, left);
         let now = bench.now();
         bench.core.media_closed(wire.conn, now);
