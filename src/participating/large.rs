@@ -312,6 +312,8 @@ pub(super) fn connect_addresses(media: &MessageMedia<'_>) -> SmallVec<[SocketAdd
 /// What of an INVITE outlives its arrival.
 pub(super) struct Begin {
     pub server: ServerId,
+    /// Where the originating side's media is, as far as its offer says.
+    pub media_peer: Option<SocketAddr>,
     pub business: Business,
     pub kind: Kind,
     pub record: bool,
@@ -451,8 +453,15 @@ impl<D: Directory> Core<D> {
         };
         let settings = &self.settings;
         let decision = self.directory.read(user.as_str(), |subscriber| decide(&case, subscriber, settings, now.wall));
-        let begin =
-            Begin { server, business: Business::Deliver, kind, record: false, instances: Instances::new(), task: None };
+        let begin = Begin {
+            server,
+            media_peer: offer.as_ref().ok().and_then(|offer| connect_addresses(&offer.media).first().copied()),
+            business: Business::Deliver,
+            kind,
+            record: false,
+            instances: Instances::new(),
+            task: None,
+        };
         self.carry_out_large(message, source, decision, begin, user.as_str(), now);
     }
 
@@ -564,8 +573,9 @@ impl<D: Directory> Core<D> {
 
     /// Makes a session of an INVITE; `None` when there is no room, and that has been answered.
     fn begin_session(&mut self, message: &Message<'_>, source: Source, begin: Begin, now: Now) -> Option<SlotId> {
-        let Begin { server, business, kind, record, instances, task } = begin;
-        let originating = self.media_listener(source.peer);
+        let Begin { server, media_peer, business, kind, record, instances, task } = begin;
+        // An address of the family that the peer's media has, whatever its signalling uses.
+        let originating = self.media_listener(media_peer.unwrap_or(source.peer));
         let terminating = match business {
             Business::Interwork => self.settings.isf.as_ref().map(|isf| self.media_listener(isf.hop.addr)),
             Business::Deliver | Business::Take => None,
