@@ -1,8 +1,12 @@
-//! CPU time that the shell takes for a datagram of 600 bytes and its answer, with a core that does nothing else.
+//! CPU time that the shell takes for a datagram of 600 bytes and its answer, and for media bytes passed on, with cores
+//! that do nothing else.
 //!
 //! `cargo bench --bench ring`. The shard runs on CPU 0, the generator on CPU 1. The figure is the CPU time of the shard's
 //! thread as the scheduler counts it, so that a busy machine disturbs it little; loopback's receive path for what the
 //! shard sends is part of it.
+
+#[path = "ring/media.rs"]
+mod media;
 
 use bytes::Bytes;
 use ringpost::base::id::ShardId;
@@ -25,6 +29,14 @@ const WINDOWS: [usize; 4] = [1, 4, 16, 64];
 
 fn main() {
     if std::env::args().any(|arg| arg == "--test") {
+        return;
+    }
+    // `-- media` or `-- sip` runs one half.
+    let wanted = |half: &str| std::env::args().skip(1).all(|arg| arg.starts_with('-') || arg == half);
+    if wanted("media") {
+        media::main();
+    }
+    if !wanted("sip") {
         return;
     }
     println!("{:>24} {:>12} {:>14} {:>12}", "mode", "µs/message", "messages/turn", "messages/s");

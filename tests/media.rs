@@ -246,7 +246,8 @@ fn a_reset_is_told_once_whatever_was_under_way() {
         });
         assert_eq!(closed, Some(conn));
         let mut received = Vec::new();
-        let _ = (&a.stream).read_to_end(&mut received);
+        (&a.stream).read_to_end(&mut received).unwrap();
+        assert_eq!(received, b"last words");
     }
     node.until(|node| node.metrics.gauge(Gauge::MsrpConnections) == 0);
     assert!(node.events.try_iter().all(|event| matches!(event, Event::Paused)));

@@ -61,7 +61,7 @@ impl Spawned {
              [shards]\ncount = {}\npin = {}\n\
              [msrp]\nlisten = \"{any_port}\"\n[large]\nmax_size = 1099511627776\n\
              [deferred]\nper_user_count = 1000000\nper_user_bytes = 1000000000\npace = 1000000\n\
-             [store]\ndata_dir = {:?}\n[http]\nlisten = \"{any_port}\"\n[msrp]\nlisten = \"{any_port}\"\n[log]\nlevel = \"warn\"\n",
+             [store]\ndata_dir = {:?}\n[http]\nlisten = \"{any_port}\"\n[log]\nlevel = \"warn\"\n",
             setting.core,
             setting.shards,
             setting.pin,
@@ -180,6 +180,19 @@ impl Usage {
     }
 }
 
+/// CPU time that all processes of this machine have used, and that the host gave to others while it was wanted here.
+pub fn machine_busy() -> Duration {
+    busy_of(&std::fs::read_to_string("/proc/stat").unwrap_or_default())
+}
+
+fn busy_of(stat: &str) -> Duration {
+    let line = stat.lines().next().unwrap_or_default();
+    let fields: Vec<u64> = line.split_whitespace().skip(1).map(|word| word.parse().unwrap_or(0)).collect();
+    // user, nice, system, (idle, iowait,) irq, softirq, steal; guest time is in user time already.
+    let ticks: u64 = [0, 1, 2, 5, 6, 7].iter().filter_map(|index| fields.get(*index)).sum();
+    Duration::from_nanos(ticks * 1_000_000_000 / ticks_per_second())
+}
+
 /// Resident memory of a process, bytes.
 pub fn resident(pid: u32) -> Option<u64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
@@ -196,4 +209,25 @@ fn ticks_per_second() -> u64 {
     // SAFETY: sysconf only reads a number that the kernel keeps.
     let ticks = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
     u64::try_from(ticks).ok().filter(|ticks| *ticks > 0).unwrap_or(100)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn idle_time_is_not_busy() {
+        let stat = "cpu  100 10 200 5000 7 3 4 50 20 0\ncpu0 1 1 1 1\n";
+        let ticks = u32::try_from(ticks_per_second()).expect("small");
+        assert_eq!(busy_of(stat) * ticks, Duration::from_secs(367));
+    }
+
+    #[test]
+    fn a_process_tree_contains_its_root() {
+        let own = std::process::id();
+        let alone = Usage::of(own).expect("this process is there");
+        let tree = Usage::of_tree(own).expect("this process is there");
+        assert!(tree.resident >= alone.resident / 2 && tree.run_time() >= alone.run_time());
+        assert!(resident(own).is_some_and(|bytes| bytes > 100_000));
+    }
 }

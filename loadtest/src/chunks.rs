@@ -83,6 +83,11 @@ impl Outcome {
         self.measured.latency.value_at_quantile(quantile) as f64 / 1e3
     }
 
+    /// What else kept this machine's CPUs busy, in per cent of one.
+    pub fn others_percent(&self) -> f64 {
+        self.measured.others.as_secs_f64() * 100.0 / self.measured.elapsed.as_secs_f64().max(1e-9)
+    }
+
     /// Prints it: text for people, one RESULT line for programs.
     pub fn print(&self, title: &str) {
         let Measured { elapsed, chunks, server, generator, chunks_per_read, errors, .. } = &self.measured;
@@ -112,10 +117,11 @@ impl Outcome {
             per_chunk(generator.run_time(), *chunks),
             generator.run_time().as_secs_f64() * 100.0 / seconds,
         );
+        println!("  others     {:.1} % of one CPU{}", self.others_percent(), self.noise());
         println!(
             "RESULT good={chunks} rate={:.1} errors={} p50_us={:.1} p99_us={:.1} p999_us={:.1} max_us={:.1} \
              server_cpu_us={:.3} server_sched_us={:.3} generator_cpu_us={:.3} chunks_per_read={chunks_per_read:.2} \
-             resident_mb={:.1}",
+             resident_mb={:.1} others_percent={:.1}",
             self.rate(),
             errors.values().sum::<u64>(),
             self.micros(0.5),
@@ -126,7 +132,13 @@ impl Outcome {
             per_chunk(server.run_time(), *chunks),
             per_chunk(generator.run_time(), *chunks),
             self.resident as f64 / 1e6,
+            self.others_percent(),
         );
+    }
+
+    /// A warning when the machine was not the measurement's alone.
+    pub fn noise(&self) -> &'static str {
+        if self.others_percent() > OTHERS_PERCENT_MAX { ": NOT A QUIET MACHINE" } else { "" }
     }
 }
 
@@ -139,6 +151,8 @@ fn per_chunk(time: Duration, chunks: u64) -> f64 {
     time.as_secs_f64() * 1e6 / chunks.max(1) as f64
 }
 
+/// Beyond this, latencies are those of the scheduler.
+const OTHERS_PERCENT_MAX: f64 = 10.0;
 const KAMAILIO_CHUNK_LEN_MAX: usize = 10_000;
 const ESTABLISH_MAX: Duration = Duration::from_secs(30);
 const RELEASE_MAX: Duration = Duration::from_secs(40);

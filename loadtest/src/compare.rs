@@ -12,14 +12,16 @@ struct Row {
     sessions: usize,
     size: usize,
     rate: Option<u32>,
+    /// What ringpost is to reach against HAProxy.
+    target: &'static str,
 }
 
 const ROWS: [Row; 5] = [
-    Row { name: "16 × 300 B", sessions: 16, size: 300, rate: None },
-    Row { name: "16 × 2 KB", sessions: 16, size: 2048, rate: None },
-    Row { name: "16 × 64 KB", sessions: 16, size: 65_536, rate: None },
-    Row { name: "256 × 300 B", sessions: 256, size: 300, rate: None },
-    Row { name: "16 × 300 B at 20,000/s", sessions: 16, size: 300, rate: Some(20_000) },
+    Row { name: "16 × 300 B", sessions: 16, size: 300, rate: None, target: "CPU ≤ 1.00" },
+    Row { name: "16 × 2 KB", sessions: 16, size: 2048, rate: None, target: "CPU ≤ 0.95" },
+    Row { name: "16 × 64 KB", sessions: 16, size: 65_536, rate: None, target: "CPU ≤ 0.60" },
+    Row { name: "256 × 300 B", sessions: 256, size: 300, rate: None, target: "CPU ≤ 1.00" },
+    Row { name: "16 × 300 B at 20,000/s", sessions: 16, size: 300, rate: Some(20_000), target: "p50, p99 ≤ 1.00" },
 ];
 
 const WINDOW: u32 = 8;
@@ -142,7 +144,7 @@ fn measure(
     match chunks::measure(common, &chunks) {
         Ok(outcome) if outcome.is_clean() => {
             println!(
-                "{name}: {:.3} µs CPU a chunk, {:.0} chunks/s, p50 {:.0} p99 {:.0} µs, {:.1} chunks a read, generator {:.0} % busy",
+                "{name}: {:.3} µs CPU a chunk, {:.0} chunks/s, p50 {:.0} p99 {:.0} µs, {:.1} chunks a read, generator {:.0} % busy, others {:.0} %{}",
                 outcome.server_us(),
                 outcome.rate(),
                 outcome.micros(0.5),
@@ -150,6 +152,8 @@ fn measure(
                 outcome.measured.chunks_per_read,
                 outcome.measured.generator.run_time().as_secs_f64() * 100.0
                     / outcome.measured.elapsed.as_secs_f64().max(1e-9),
+                outcome.others_percent(),
+                outcome.noise(),
             );
             Some(outcome)
         }
@@ -189,11 +193,12 @@ fn print_tables(cells: &[Cell], programs: &[Via], options: &Compare) {
         "p99.9 µs",
         "chunks a read",
         "RSS MB",
+        "others %",
     ];
     let rows: Vec<Vec<String>> = cells.iter().map(figures_of).collect();
     println!("{}", table::markdown(&header, &rows));
     let Some(first) = programs.first() else { return };
-    let header = ["row", "ratio", "CPU a chunk", "rate", "p50", "p99"];
+    let header = ["row", "ratio", "CPU a chunk", "rate", "p50", "p99", "target"];
     let mut rows = Vec::new();
     for theirs in cells.iter().filter(|cell| cell.via != *first) {
         let Some(ours) = cells.iter().find(|cell| cell.row == theirs.row && cell.via == *first) else { continue };
@@ -208,6 +213,7 @@ fn print_tables(cells: &[Cell], programs: &[Via], options: &Compare) {
             ratio(&Outcome::rate),
             ratio(&|outcome: &Outcome| outcome.micros(0.5)),
             ratio(&|outcome: &Outcome| outcome.micros(0.99)),
+            if (*first, theirs.via) == (Via::Ringpost, Via::Haproxy) { ROWS[theirs.row].target } else { "" }.to_owned(),
         ]);
     }
     if !rows.is_empty() {
@@ -233,5 +239,6 @@ fn figures_of(cell: &Cell) -> Vec<String> {
         spread(0, &|outcome: &Outcome| outcome.micros(0.999)),
         spread(1, &|outcome: &Outcome| outcome.measured.chunks_per_read),
         spread(0, &|outcome: &Outcome| outcome.resident as f64 / 1e6),
+        spread(0, &Outcome::others_percent),
     ]
 }

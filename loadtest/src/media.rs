@@ -1,6 +1,6 @@
 //! Both MSRP ends of all sessions on one thread: senders with windows or a rate, receivers that check and answer.
 
-use crate::appliance::Usage;
+use crate::appliance::{Usage, machine_busy};
 use crate::msrp::{self, ByteRange, Flag, Framer, HeadText, Kind, Piece};
 use crate::poller::{Poller, Ready};
 use crate::template;
@@ -70,6 +70,17 @@ pub struct Plan {
     pub one_message: bool,
 }
 
+/// Figures at an edge of the measured part.
+struct Edge {
+    server: Usage,
+    own: Usage,
+    machine: Duration,
+    at: u64,
+    good: u64,
+    arrived: u64,
+    reads: u64,
+}
+
 /// Looks at the server's process.
 #[derive(Default)]
 pub struct Watch {
@@ -115,6 +126,8 @@ pub struct Measured {
     pub server: Usage,
     /// What the generator used.
     pub generator: Usage,
+    /// CPU time of everything else on this machine, and what the host took.
+    pub others: Duration,
     /// Chunks that a receiver found in one read, on average: how far they were coalesced.
     pub chunks_per_read: f64,
     /// What went wrong.
@@ -172,6 +185,8 @@ struct Link {
     waits_to_write: bool,
     /// A session lives on it; a stray connection may come and go.
     is_used: bool,
+    /// Opened by this side for one session. One that was accepted may carry many, and whoever opened it closes it.
+    is_own: bool,
     /// The end whose URI the last To-Path was, and the path lines of answers to it.
     owner: Option<(End, usize)>,
     answer_paths: Vec<u8>,
@@ -387,6 +402,7 @@ impl Exchange {
         let range = ByteRange { start: 1, end: Some(0), total: Some(0) };
         let head = HeadText { tid: &tid, paths: &paths, message_id: &tid, range, content_type: b"" };
         self.links[link].is_used = true;
+        self.links[link].is_own = true;
         self.links[link].egress.own(|bytes| {
             head.write(bytes);
             msrp::write_end(bytes, &tid, Flag::End);
@@ -408,11 +424,17 @@ impl Exchange {
             is_dirty: false,
             waits_to_write: false,
             is_used: false,
+            is_own: false,
             owner: None,
             answer_paths: Vec::new(),
             chunk: None,
         });
         Ok(link)
+    }
+
+    /// Sessions that were added.
+    pub fn session_count(&self) -> usize {
+        self.senders.len()
     }
 
     /// Ends that are bound, of two a session.
@@ -461,7 +483,7 @@ impl Exchange {
     /// From here on the connections of a session may be closed by the other side.
     pub fn retire_session(&mut self, index: usize) {
         for link in [self.senders[index].link, self.receivers[index].link].into_iter().flatten() {
-            self.links[link].is_used = false;
+            self.links[link].is_used &= !self.links[link].is_own;
         }
     }
 
@@ -472,13 +494,17 @@ impl Exchange {
         }
     }
 
-    /// Closes the connections of a session; reset, so that no port waits for latecomers.
+    /// Closes the connections that were opened for a session; reset, so that no port waits for latecomers.
     pub fn close(&mut self, index: usize) {
         for link in [self.senders[index].link.take(), self.receivers[index].link.take()].into_iter().flatten() {
-            if let Some(stream) = self.links[link].stream.take() {
+            let link = &mut self.links[link];
+            if !link.is_own {
+                continue;
+            }
+            if let Some(stream) = link.stream.take() {
                 let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
             }
-            self.links[link].egress = Egress::default();
+            link.egress = Egress::default();
         }
     }
 
@@ -632,7 +658,6 @@ impl Exchange {
 
     /// Sends by plan and checks every answer and every byte count.
     pub fn drive(&mut self, plan: &Plan, watch: &mut Watch) -> Result<Measured, String> {
-        let own = || Usage::of(std::process::id()).unwrap_or_default();
         let start = self.now();
         let warm_up = start + plan.warm_up.as_nanos() as u64;
         let end = warm_up + plan.measured.as_nanos() as u64;
@@ -645,11 +670,10 @@ impl Exchange {
         loop {
             let now = self.now();
             if before.is_none() && now >= warm_up {
-                before =
-                    Some((watch.usage(), own(), now, self.progress.good, self.progress.arrived, self.progress.reads));
+                before = Some(self.edge(watch, now));
                 self.progress.is_measuring = true;
             }
-            let measured_from = before.as_ref().map_or(u64::MAX, |(_, _, _, good, _, _)| *good);
+            let measured_from = before.as_ref().map_or(u64::MAX, |edge: &Edge| edge.good);
             let count_reached =
                 plan.count_max.is_some_and(|max| self.progress.good.saturating_sub(measured_from) >= max);
             let all_sent = plan.one_message && self.senders.iter().all(|sender| sender.message > 0);
@@ -659,8 +683,7 @@ impl Exchange {
             // One message is measured up to its last answer, a stream up to the moment in which it is cut off.
             let is_over = is_ending && (!all_sent || unanswered == 0);
             if after.is_none() && is_over {
-                after =
-                    Some((watch.usage(), own(), now, self.progress.good, self.progress.arrived, self.progress.reads));
+                after = Some(self.edge(watch, now));
                 self.progress.is_measuring = false;
             }
             if is_over && unanswered == 0 {
@@ -710,18 +733,28 @@ impl Exchange {
             self.pump(longest).map_err(|error| error.to_string())?;
         }
         self.settle(sender_count)?;
-        let (server0, own0, from, good0, arrived0, reads0) = before.ok_or_else(|| self.failure())?;
-        let (server1, own1, to, good1, arrived1, reads1) = after.ok_or_else(|| self.failure())?;
+        let before = before.ok_or_else(|| self.failure())?;
+        let after = after.ok_or_else(|| self.failure())?;
+        let (good0, good1) = (before.good, after.good);
         debug_assert!(good0 >= good_at_start && good1 >= good0);
+        let (server, generator) = (after.server.since(&before.server), after.own.since(&before.own));
         Ok(Measured {
-            elapsed: Duration::from_nanos(to - from),
+            elapsed: Duration::from_nanos(after.at - before.at),
             chunks: good1 - good0,
             latency: std::mem::replace(&mut self.progress.latency, new_histogram()),
-            server: server1.since(&server0),
-            generator: own1.since(&own0),
-            chunks_per_read: (arrived1 - arrived0) as f64 / (reads1 - reads0).max(1) as f64,
+            others: (after.machine - before.machine).saturating_sub(server.stat + generator.stat),
+            server,
+            generator,
+            chunks_per_read: (after.arrived - before.arrived) as f64 / (after.reads - before.reads).max(1) as f64,
             errors: std::mem::take(&mut self.progress.errors),
         })
+    }
+
+    /// Everything that is read at both edges of the measured part.
+    fn edge(&self, watch: &Watch, at: u64) -> Edge {
+        let Progress { good, arrived, reads, .. } = self.progress;
+        let own = Usage::of(std::process::id()).unwrap_or_default();
+        Edge { server: watch.usage(), own, machine: machine_busy(), at, good, arrived, reads }
     }
 
     fn failure(&self) -> String {

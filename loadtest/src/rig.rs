@@ -79,7 +79,7 @@ impl Rig {
         Ok(Self { exchange, watch: Watch::new(pid), sip, sender_at, receivers_at, via, peer })
     }
 
-    /// Sets up sessions and binds both of their ends.
+    /// Sets up sessions beside those that there are, up to the count, and binds both of their ends.
     pub fn establish(&mut self, sessions: &Sessions, longest: Duration) -> Result<Duration, String> {
         let started = Instant::now();
         if self.sip.is_some() {
@@ -93,7 +93,7 @@ impl Rig {
     /// Without SIP: paths are what the generator says, the first SEND of the sender binds.
     fn establish_by_path(&mut self, sessions: &Sessions, longest: Duration) -> Result<(), String> {
         let peer_at = self.peer.as_ref().map(|peer| peer.listen);
-        for number in 0..sessions.count {
+        for number in self.exchange.session_count()..sessions.count {
             let receiver_at = self.receivers_at[number % self.receivers_at.len()];
             let to = peer_at.unwrap_or(receiver_at);
             let (index, [sender, receiver]) = self.exchange.add_session(self.sender_at, receiver_at);
@@ -115,7 +115,7 @@ impl Rig {
     }
 
     fn establish_by_sip(&mut self, sessions: &Sessions, deadline: Instant) -> Result<(), String> {
-        let mut next = 0;
+        let mut next = self.exchange.session_count();
         let mut offers: Vec<String> = vec![String::new(); sessions.count];
         let mut events = Vec::new();
         while self.exchange.bound_count() < 2 * sessions.count {

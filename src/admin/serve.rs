@@ -50,6 +50,7 @@ pub fn run(listener: std::net::TcpListener, state: AdminState, stop: Stop) -> io
     runtime.block_on(async move {
         let gate = Gate::new(TcpListener::from_std(listener)?, &state);
         state.plane.start(state.mailbox.clone(), &state.signal);
+        state.spool.clone().start();
         let serve = axum::serve(gate, router(state)).with_graceful_shutdown(stop.clone().stopped());
         let overdue = async {
             stop.stopped().await;

@@ -1,6 +1,7 @@
 //! What the HTTP side serves from.
 
 use crate::control::plane::{ControlPlane, ControlSignal};
+use crate::control::spool::Spool;
 use crate::metrics::counters::ShardMetrics;
 use crate::metrics::exposition::{Row, Scrape};
 use crate::participating::input::ControlMailbox;
@@ -18,6 +19,8 @@ pub struct AdminState {
     pub mailbox: Arc<ControlMailbox>,
     /// What that mailbox was made with.
     pub signal: ControlSignal,
+    /// Large messages on their way into the content store and out of it.
+    pub spool: Spool,
     /// The store's mailbox, for its level.
     pub store: Arc<StoreMailbox>,
     /// Counters, shard by shard.

@@ -92,8 +92,10 @@ fn own_rows(state: &AdminState) -> Vec<Row> {
         ),
         items("mailbox=\"store\"", state.store.len()),
         items("mailbox=\"control\"", state.mailbox.len()),
+        items("mailbox=\"spool\"", state.spool.mailbox.len()),
         room("mailbox=\"store\"", state.store.capacity()),
         room("mailbox=\"control\"", state.mailbox.capacity()),
+        room("mailbox=\"spool\"", state.spool.mailbox.capacity()),
         Row::gauge("ringpost_control_jobs", "jobs of shards under way", state.plane.job_count() as f64),
         Row::gauge(
             "ringpost_control_outbox_items",
@@ -117,7 +119,11 @@ fn own_rows(state: &AdminState) -> Vec<Row> {
 fn level_rows(levels: Levels) -> [Row; 5] {
     [
         Row::gauge("ringpost_store_deferred_messages", "messages in deferred queues", levels.deferred as f64),
-        Row::gauge("ringpost_store_deferred_bytes", "bytes of deferred requests", levels.deferred_bytes as f64),
+        Row::gauge(
+            "ringpost_store_deferred_bytes",
+            "bytes of deferred requests and contents",
+            levels.deferred_bytes as f64,
+        ),
         Row::gauge("ringpost_store_message_objects", "objects in message stores", levels.messages as f64),
         Row::gauge("ringpost_store_history_objects", "objects in conversation histories", levels.history as f64),
         Row::gauge("ringpost_store_documents", "documents of the XCAP root", levels.documents as f64),

@@ -3,8 +3,10 @@
 use super::serve::{Stop, run};
 use super::state::{AdminState, Patience, Traffic};
 use crate::base::id::{MessageId, ShardId};
+use crate::base::mailbox::Mailbox;
 use crate::base::time::UnixMillis;
-use crate::control::plane::Restored;
+use crate::control::plane::{ControlSignal, Restored};
+use crate::control::spool::Spool;
 use crate::control::testing::{Bench, DEADLINE, START, aor_of, device};
 use crate::metrics::counters::ShardMetrics;
 use crate::metrics::exposition::{Row, Scrape, ScrapeAnswer};
@@ -12,7 +14,7 @@ use crate::metrics::names::{Counter, Stage};
 use crate::metrics::stages::Stages;
 use crate::participating::preferences::Availability;
 use crate::participating::storage::{
-    Command, DeferredMessage, Direction, Fault, Levels, MessageObject, Outcome, Reply, Shelf,
+    Command, ContentFile, DeferredMessage, Direction, Fault, Levels, MessageObject, Outcome, Reply, Shelf,
 };
 use bytes::Bytes;
 use std::io::{self, Read, Write};
@@ -63,10 +65,19 @@ impl Server {
         let addr = listener.local_addr().unwrap();
         let shards: Vec<_> = (0..2).map(|_| Arc::new(ShardMetrics::default())).collect();
         let traffic = Arc::new(Traffic::default());
+        let spool_signal = ControlSignal::default();
         let state = AdminState {
             plane: bench.plane.clone(),
             mailbox: bench.mailbox.clone(),
             signal: bench.signal.clone(),
+            spool: Spool {
+                mailbox: Arc::new(Mailbox::new(4, Box::new(spool_signal.clone()))),
+                signal: spool_signal,
+                shards: bench.shards.clone(),
+                directory: "no-such-directory".into(),
+                disk_free_min: 0,
+                file_count_max: 1,
+            },
             store: bench.store.mailbox.clone(),
             shards: shards.clone(),
             scrape: Arc::new(HalfScrape),
@@ -520,7 +531,12 @@ fn the_admin_api_shows_what_the_store_holds() {
                     not_before: UnixMillis(0),
                     wants_failure_notice: false,
                     request: Bytes::from_static(b"MESSAGE"),
-                    content: None,
+                    content: Some(ContentFile {
+                        spool: None,
+                        sha256: "0".repeat(64).into(),
+                        len: 5_000_000_000,
+                        ..ContentFile::default()
+                    }),
                 }])
             }
             Command::ListObjects { shelf: Shelf::History, limit, .. } => {
@@ -534,7 +550,8 @@ fn the_admin_api_shows_what_the_store_holds() {
     assert_eq!(
         server.get_json("/admin/users/sip:bob@home.example/deferred"),
         serde_json::json!([{
-            "id": 1, "originator": "anonymous", "accepted": START, "expires": START + 1, "attempts": 2, "size": 7
+            "id": 1, "originator": "anonymous", "accepted": START, "expires": START + 1, "attempts": 2,
+            "size": 5_000_000_007_u64
         }])
     );
     assert_eq!(
@@ -569,6 +586,7 @@ fn the_metrics_page_leaves_out_what_does_not_answer() {
         "ringpost_store_commits_total 5",
         "ringpost_subscribers 0",
         "ringpost_mailbox_items{mailbox=\"control\"} 0",
+        "ringpost_mailbox_items{mailbox=\"spool\"} 0",
         concat!("ringpost_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
     ] {
         assert!(page.text().lines().any(|have| have == line), "{line} in\n{}", page.text());

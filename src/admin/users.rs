@@ -248,7 +248,7 @@ pub struct DeferredView {
     accepted: i64,
     expires: i64,
     attempts: u32,
-    size: usize,
+    size: u64,
 }
 
 impl DeferredView {
@@ -259,7 +259,7 @@ impl DeferredView {
             accepted: message.accepted.0,
             expires: message.expires.0,
             attempts: message.attempts,
-            size: message.request.len(),
+            size: message.request.len() as u64 + message.content.as_ref().map_or(0, |content| content.len),
         }
     }
 }

@@ -7,12 +7,13 @@ mod links;
 use crate::admin::serve::{Stop, run};
 use crate::admin::state::{AdminState, Patience, Traffic};
 use crate::base::id::{NodeId, ShardId};
-use crate::base::limits::{CONTROL_MAILBOX_LEN, SPOOL_MAILBOX_LEN};
+use crate::base::limits::{CONTROL_MAILBOX_LEN, SPOOL_FILE_COUNT_MAX, SPOOL_MAILBOX_LEN};
 use crate::base::mailbox::Mailbox;
 use crate::base::rng::Rng;
 use crate::config::{Config, Placement};
 use crate::control::plane::{self, ControlPlane, ControlSignal, Restored};
 use crate::control::resolver::Resolver;
+use crate::control::spool::Spool;
 use crate::control::subscribers::Subscribers;
 use crate::metrics::counters::ShardMetrics;
 use crate::participating::core::Core;
@@ -97,7 +98,8 @@ impl Appliance {
 
         let signal = ControlSignal::default();
         let control_mailbox = Arc::new(Mailbox::new(CONTROL_MAILBOX_LEN, Box::new(signal.clone())));
-        let spool_mailbox = Arc::new(Mailbox::new(SPOOL_MAILBOX_LEN, Box::new(signal.clone())));
+        let spool_signal = ControlSignal::default();
+        let spool_mailbox = Arc::new(Mailbox::new(SPOOL_MAILBOX_LEN, Box::new(spool_signal.clone())));
         let subscribers = Arc::new(Subscribers::with_capacity(image.devices.len()));
         let plane = ControlPlane::new(
             plane::Doors {
@@ -130,6 +132,14 @@ impl Appliance {
             plane,
             mailbox: control_mailbox,
             signal,
+            spool: Spool {
+                mailbox: spool_mailbox,
+                signal: spool_signal,
+                shards: doors.clone(),
+                directory: config.store.content_dir.clone(),
+                disk_free_min: DISK_FREE_MIN,
+                file_count_max: SPOOL_FILE_COUNT_MAX,
+            },
             store: store_mailbox,
             shards: metrics,
             scrape: Arc::new(links::Histograms(doors)),

@@ -98,8 +98,18 @@ pub const SPOOL_WINDOW_LEN: usize = 1 << 20;
 pub const HISTORY_WINDOW_LEN: usize = 16 << 20;
 /// Items in the spool's mailbox.
 pub const SPOOL_MAILBOX_LEN: usize = 16_384;
+/// Commands that the spool has taken from its mailbox and not answered; over it they wait in the mailbox.
+pub const SPOOL_JOB_COUNT_MAX: usize = 16_384;
+/// Files that the spool writes at the same time.
+pub const SPOOL_FILE_COUNT_MAX: usize = 1_024;
+/// Disk operations of the spool under way at the same time; each read has a file open meanwhile.
+pub const SPOOL_OPERATION_COUNT_MAX: usize = 128;
+/// Longest piece read from a file of the content store at once.
+pub const SPOOL_READ_LEN_MAX: usize = 1 << 20;
 /// Sessions of large message mode of one shard between INVITE and the end of the last transaction.
 pub const LARGE_SESSION_COUNT_MAX: usize = 1 << 16;
+/// Early dialogs of one session that its originating side hears of.
+pub const EARLY_DIALOG_COUNT_MAX: usize = 16;
 /// URIs of one route set.
 pub const ROUTE_COUNT_MAX: usize = 16;
 /// Bytes that one dialog keeps: Call-ID, addresses, remote target and routes.

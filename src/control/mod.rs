@@ -9,6 +9,7 @@ pub mod plane;
 pub mod precondition;
 pub mod registrar;
 pub mod resolver;
+pub mod spool;
 pub mod subscribers;
 #[cfg(test)]
 pub(crate) mod testing;

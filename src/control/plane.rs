@@ -62,7 +62,7 @@ pub struct Doors {
 
 /// Wakes the control thread when a shard posts a job; to be given to its mailbox.
 #[derive(Clone, Default)]
-pub struct ControlSignal(Arc<Notify>);
+pub struct ControlSignal(pub(super) Arc<Notify>);
 
 impl Wake for ControlSignal {
     fn wake(&self) {

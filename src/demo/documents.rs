@@ -24,6 +24,11 @@ const PAGER_SERVICE: &str = "urn:urn-7:3gpp-service.ims.icsi.oma.cpm.msg";
 /// The same as a feature tag, in which it is percent-encoded.
 pub const PAGER_FEATURE: &str = "+g.3gpp.icsi-ref=\"urn%3Aurn-7%3A3gpp-service.ims.icsi.oma.cpm.msg\"";
 
+/// The large message service. SPEC §2.7.
+pub const LARGE_SERVICE: &str = "urn:urn-7:3gpp-service.ims.icsi.oma.cpm.largemsg";
+/// The same as a feature tag.
+pub const LARGE_FEATURE: &str = "+g.3gpp.icsi-ref=\"urn%3Aurn-7%3A3gpp-service.ims.icsi.oma.cpm.largemsg\"";
+
 /// Source of unguessable tags, branches and Call-IDs.
 pub struct Names(Rng);
 
@@ -162,6 +167,12 @@ impl Letter {
         }
     }
 
+    /// The same, cut to a length.
+    pub fn cut_to(mut self, len: usize) -> Self {
+        self.body.truncate(len);
+        self
+    }
+
     /// A picture, which pager mode does not take.
     pub fn picture(names: &mut Names) -> Self {
         let body = vec![0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1a, b'\n', 0x00, 0xff];
@@ -265,7 +276,8 @@ fn device_register(user: &str, device: Device, names: &mut Names) -> String {
     )
 }
 
-fn via(from: SocketAddr, transport: &str, names: &mut Names) -> Header {
+/// The Via of a sender.
+pub fn via(from: SocketAddr, transport: &str, names: &mut Names) -> Header {
     Via::new(format!("SIP/2.0/{transport} {from};branch=z9hG4bK{};rport", names.hex())).into()
 }
 

@@ -106,7 +106,8 @@ impl Scene {
         self.ladder.note(&text.to_string()).map_err(no_output)
     }
 
-    fn draw(&mut self, from: Column, to: Column, label: &str, details: &[String]) -> Result<(), String> {
+    /// Draws an arrow.
+    pub fn draw(&mut self, from: Column, to: Column, label: &str, details: &[String]) -> Result<(), String> {
         self.ladder.arrow(from, to, label, details).map_err(no_output)
     }
 }
@@ -150,6 +151,15 @@ impl Scene {
                 shown.push(format!("Accept-Contact: {value}"));
             }
         }
+        self.draw(Column::Ringpost, Column::Core, &label, &shown)?;
+        Ok(arrival)
+    }
+
+    /// The core waits for a request of a session.
+    pub fn core_gets(&mut self, method: Method) -> Result<Arrival, String> {
+        let arrival = self.core.expect_request(method)?;
+        let label = format!("{} ({})", title(&arrival.message), arrival.transport());
+        let shown = telling(&arrival.message, &["P-Asserted-Identity", "Call-ID"]);
         self.draw(Column::Ringpost, Column::Core, &label, &shown)?;
         Ok(arrival)
     }

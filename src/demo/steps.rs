@@ -4,6 +4,7 @@ use super::documents::{
     ALICE, BOB, CAROL, DEVICES, Letter, MALLORY, Preferences, Registration, access_rules, with_routes,
 };
 use super::endpoint::{INTERRUPTED, Transport};
+use super::large;
 use super::message::{entries, status, value, values};
 use super::scene::{Scene, expect, expect_same};
 use super::sip_core::wanted_instances;
@@ -24,7 +25,7 @@ struct Memory {
     deferred: Vec<(Letter, SipMessage)>,
 }
 
-const STEPS: [(&str, Step); 11] = [
+const STEPS: [(&str, Step); 14] = [
     ("Registration of three devices, and delivery", deliver),
     ("Rejection by the recipient's access policy", reject_by_policy),
     ("Refusal of a media type that is not accepted", refuse_media),
@@ -36,6 +37,9 @@ const STEPS: [(&str, Step); 11] = [
     ("Delivery to one selected device", select_device),
     ("Availability set by the operator", set_availability),
     ("Recording of the conversation history", record_history),
+    ("A large message of 10 MiB over MSRP, through the bridge", |scene, _| large::bridge(scene)),
+    ("A large message that its sender aborts", |scene, _| large::abort(scene)),
+    ("A large message while nobody is registered", |scene, _| large::defer(scene)),
 ];
 
 /// Walks through all steps.

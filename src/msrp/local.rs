@@ -45,6 +45,8 @@ pub struct Source {
     /// They came, and wait for another session's chunk to end.
     supplied: Option<Bytes>,
     unanswered: VecDeque<Unanswered>,
+    /// Bytes acknowledged without a gap.
+    acknowledged: u64,
 }
 
 #[derive(Debug)]
@@ -63,6 +65,8 @@ struct Unanswered {
     sequence: u32,
     stamp: Instant,
     position: u64,
+    /// Place of its first byte, from 0.
+    start: u64,
 }
 
 impl Spool {
@@ -321,9 +325,20 @@ impl Relay {
             next: message.offset.min(message.total),
             is_out: false,
         });
+        source.acknowledged = message.offset.min(message.total);
         session.is_finished = false;
         self.pump(id, now);
         self.settle(now);
+    }
+
+    /// Source: how many bytes, from the beginning of the message, the receiver has acknowledged without a gap.
+    ///
+    /// RFC 4975 §7.2.
+    pub fn acknowledged(&self, id: SessionId) -> u64 {
+        match self.sessions.get(id).map(|session| &session.local) {
+            Some(Local::Source(source)) => source.acknowledged,
+            _ => 0,
+        }
     }
 
     /// Source: the bytes that [`Event::Wanted`] asked for. RFC 4975 §7.1.
@@ -381,7 +396,8 @@ impl Relay {
         let Local::Source(source) = &mut session.local else { return };
         let bytes = source.supplied.take().unwrap_or_default();
         let Some(message) = &mut source.message else { return };
-        let end = message.next + bytes.len() as u64;
+        let start = message.next;
+        let end = start + bytes.len() as u64;
         let leg = &mut session.legs[1];
         leg.next_head();
         let tid = leg.tid();
@@ -390,7 +406,7 @@ impl Relay {
             transaction_id: &tid,
             path_lines: leg.path_lines(),
             message_id: message.message_id.as_bytes(),
-            byte_range: ByteRange { start: message.next + 1, end: Some(end), total: Some(message.total) },
+            byte_range: ByteRange { start: start + 1, end: Some(end), total: Some(message.total) },
             failure_report: FailureReport::Yes,
             success_report: false,
             content_type: Some(message.content_type.as_bytes()),
@@ -406,7 +422,7 @@ impl Relay {
         let sequence = leg.sequence;
         close_chunk(&mut self.net, to, &tid, true, flag);
         let position = self.net.get(to).map_or(0, |connection| connection.egress.end_position());
-        source.unanswered.push_back(Unanswered { sequence, stamp: now, position });
+        source.unanswered.push_back(Unanswered { sequence, stamp: now, position, start });
         session.active_at = now;
         self.arm_by(id, now + RESPONSE_TIMEOUT);
     }
@@ -432,6 +448,9 @@ impl Relay {
                 self.events.push_back(Event::Sent { id, status: code });
             }
             return;
+        }
+        if let Some(message) = &source.message {
+            source.acknowledged = source.unanswered.iter().map(|chunk| chunk.start).min().unwrap_or(message.next);
         }
         if is_out && source.unanswered.is_empty() {
             source.message = None;

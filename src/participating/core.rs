@@ -7,10 +7,13 @@ use super::deferred::Deliveries;
 use super::effect::{Effect, NextHop, Socket, StreamTarget};
 use super::facts;
 use super::input::{ControlAnswer, ControlCommand, Input, Source, Transport};
+use super::large::Large;
 use super::media::MediaOwner;
+use super::originate::origination_tag;
 use super::pager::{Job, Stage};
 use super::registration::registration;
 use super::settings::Settings;
+use super::spooling::Spools;
 use super::storage::{Answer, Fault};
 use super::subscriber::Directory;
 use super::transactions::{
@@ -43,7 +46,9 @@ use std::time::Duration;
 /// What the appliance calls itself (SPEC G-6, LM-A3).
 pub const SERVER_LINE: &str = concat!("Server: CPM-serv/OMA1.0 ringpost/", env!("CARGO_PKG_VERSION"), "\r\n");
 /// The methods that are implemented.
-pub const ALLOW_LINE: &str = "Allow: MESSAGE, REGISTER, OPTIONS, CANCEL\r\n";
+pub const ALLOW_LINE: &str = "Allow: INVITE, ACK, CANCEL, BYE, OPTIONS, UPDATE, PRACK, MESSAGE, REGISTER\r\n";
+/// What it calls itself in requests of its own.
+pub const USER_AGENT_LINE: &str = concat!("User-Agent: CPM-serv/OMA1.0 ringpost/", env!("CARGO_PKG_VERSION"), "\r\n");
 /// Methods that are known, so that refusing them is 405 and not 501.
 const KNOWN_METHODS: [&[u8]; 10] =
     [b"INVITE", b"BYE", b"UPDATE", b"PRACK", b"SUBSCRIBE", b"NOTIFY", b"INFO", b"REFER", b"PUBLISH", b"ACK"];
@@ -79,6 +84,10 @@ pub(super) enum CoreTimer {
     Sweep,
     /// Users whose home shard had no room are announced again.
     Announce,
+    /// The spool may have room to hear which files are discarded.
+    Discard,
+    /// A session in large message mode.
+    Session(SlotId),
 }
 
 struct Resolved {
@@ -96,6 +105,16 @@ pub(super) enum Hop {
     Unreachable,
 }
 
+impl Hop {
+    /// The hop, where no look-up is needed.
+    pub fn known(self) -> Option<NextHop> {
+        match self {
+            Self::Known(hop) => Some(hop),
+            Self::Ask(..) | Self::Unreachable => None,
+        }
+    }
+}
+
 /// The core of one shard.
 pub struct Core<D> {
     pub(super) shard: ShardId,
@@ -107,9 +126,11 @@ pub struct Core<D> {
     pub(super) transactions: Transactions,
     pub(super) jobs: Slots<Job>,
     pub(super) deliveries: Deliveries,
+    pub(super) large: Large,
     pub(super) relay: Relay,
     /// On whose behalf each of the relay's sessions is there.
     pub(super) media_owners: HashMap<SessionId, MediaOwner>,
+    pub(super) spools: Spools,
     pub(super) wheel: TimerWheel<CoreTimer>,
     pub(super) effects: VecDeque<Effect>,
     resolved: HashMap<Box<str>, Resolved>,
@@ -119,7 +140,7 @@ pub struct Core<D> {
     spare_scan: Option<Box<Scan>>,
     scratch: Vec<u8>,
     /// Each listener's own address as a Via writes it.
-    sent_by: Vec<Box<str>>,
+    sent_by: Vec<Arc<str>>,
     extra: Vec<u8>,
 }
 
@@ -144,8 +165,10 @@ impl<D: Directory> Core<D> {
             sent_by,
             transactions: Transactions::new(shard, settings.steering_seed, now.at, Arc::clone(&metrics)),
             deliveries: Deliveries::new(&settings, now.at),
+            large: Large::new(),
             relay: Relay::new(settings.msrp.clone(), rng.split(), now.at),
             media_owners: HashMap::new(),
+            spools: Spools::new(shard),
             settings,
             directory,
             rng,
@@ -178,8 +201,12 @@ impl<D: Directory> Core<D> {
                 self.take(&message, source, now, false);
             }
             Input::Store { ticket, answer } => self.on_store_answer(Waiting::of(ticket), answer, now),
-            // Nothing asks the spool yet.
-            Input::Spool { .. } => {}
+            Input::Spool { ticket, answer } => match Waiting::of(ticket) {
+                Waiting::Spool(id) => self.on_spool_answer(id, answer, now),
+                Waiting::Discard(id) => self.on_discard_refused(id, now),
+                Waiting::Source(id) => self.on_source_read(id, answer, now),
+                waiting => debug_assert!(false, "{waiting:?} asks the spool nothing"),
+            },
             Input::Control { ticket, answer } => self.on_control_answer(Waiting::of(ticket), answer, now),
             Input::SubscriberReady(user) => self.on_subscriber_ready(user, now),
             Input::Returned { input, .. } => self.on_returned(*input, now),
@@ -220,6 +247,8 @@ impl<D: Directory> Core<D> {
                 CoreTimer::Delivery(id) => self.on_delivery_timer(id, now),
                 CoreTimer::Pace => self.on_pace(now),
                 CoreTimer::Sweep => self.on_sweep(now),
+                CoreTimer::Discard => self.on_discard_again(now),
+                CoreTimer::Session(id) => self.on_session_timer(id, now),
                 CoreTimer::Announce => {
                     for user in std::mem::take(&mut self.unannounced) {
                         self.announce_ready(user, now);
@@ -256,7 +285,7 @@ impl<D: Directory> Core<D> {
 
     /// True when nothing waits for an answer of the store, the control plane or a device.
     pub fn is_settled(&self) -> bool {
-        self.jobs.is_empty() && self.deliveries.counts().0 == 0
+        self.jobs.is_empty() && self.deliveries.counts().0 == 0 && self.large.is_settled() && self.spools.is_settled()
     }
 
     /// Writes the levels that are only worth writing now and then.
@@ -266,6 +295,7 @@ impl<D: Directory> Core<D> {
         self.metrics.set(Gauge::ServerTransactions, servers as u64);
         self.metrics.set(Gauge::ClientTransactions, clients as u64);
         self.metrics.set(Gauge::PagerJobs, self.jobs.len() as u64);
+        self.metrics.set(Gauge::LargeSessions, self.large.sessions.len() as u64);
         let (in_flight, waiting) = self.deliveries.counts();
         self.metrics.set(Gauge::DeferredInFlight, in_flight as u64);
         self.metrics.set(Gauge::DeferredWaiting, waiting as u64);
@@ -390,7 +420,13 @@ impl<D: Directory> Core<D> {
             Owner::Delivery { id, round } => {
                 self.on_attempt(id, round, verdict, response.map(|(status, _)| status), now);
             }
-            Owner::Leg { .. } | Owner::Origination { .. } | Owner::Notice => {}
+            Owner::Origination { id, round, leg, request } => {
+                self.on_origination(id, round, leg, request, verdict, response, now);
+            }
+            Owner::Leg { session, leg, request } => {
+                self.on_leg_verdict(session, leg, request, verdict, response, now);
+            }
+            Owner::Notice => {}
         }
     }
 
@@ -430,6 +466,8 @@ impl<D: Directory> Core<D> {
             if method == b"ACK" {
                 self.metrics.count(Counter::RequestAck);
                 self.transactions.on_ack(id, now.at, &mut self.effects);
+                // Some clients give the ACK of a 2xx the branch of its INVITE.
+                self.on_session_ack(message, now);
             } else {
                 self.metrics.count(Counter::Retransmission);
                 self.transactions.on_repeat(id, now.at, &mut self.effects);
@@ -438,7 +476,9 @@ impl<D: Directory> Core<D> {
         }
         self.count_request(method);
         if method == b"ACK" {
-            self.metrics.count(Counter::DroppedStrayAck);
+            if !self.on_session_ack(message, now) {
+                self.metrics.count(Counter::DroppedStrayAck);
+            }
             return;
         }
         match self.transactions.admit(key, message, &envelope, path, now.at) {
@@ -467,13 +507,21 @@ impl<D: Directory> Core<D> {
     }
 
     fn dispatch(&mut self, server: ServerId, message: &Message<'_>, envelope: &Envelope<'_>, source: Source, now: Now) {
+        if let Some(tag) = envelope.to_tag.and_then(origination_tag) {
+            self.on_origination_request(server, message, envelope, tag, now);
+            return;
+        }
+        if envelope.to_tag.is_some() && self.on_request_within(server, message, envelope, now) {
+            return;
+        }
         match message.method().unwrap_or_default() {
+            b"INVITE" if envelope.to_tag.is_none() => self.on_invite(server, message, envelope, source, now),
             b"MESSAGE" => self.on_pager_message(server, message, envelope, source, now),
             b"REGISTER" => self.on_register(server, message, source, now),
             b"OPTIONS" => {
                 if self.require_is_met(server, message, &SUPPORTED, now) {
                     let extra = format!(
-                        "{ALLOW_LINE}Accept: {}\r\nAccept-Encoding: identity\r\nSupported: pref\r\n",
+                        "{ALLOW_LINE}Accept: {}\r\nAccept-Encoding: identity\r\nSupported: pref, timer, 100rel\r\n",
                         self.accept_value()
                     );
                     self.respond(server, message, 200, "OK", &extra, now);
@@ -481,7 +529,7 @@ impl<D: Directory> Core<D> {
             }
             b"CANCEL" => self.on_cancel(server, message, envelope, now),
             // No dialog was ever made here (RFC 3261 §12.2.2).
-            b"BYE" | b"UPDATE" | b"PRACK" if envelope.to_tag.is_some() => {
+            b"INVITE" | b"BYE" | b"UPDATE" | b"PRACK" if envelope.to_tag.is_some() => {
                 self.respond(server, message, 481, "Call/Transaction Does Not Exist", "", now);
             }
             method if KNOWN_METHODS.contains(&method) => {
@@ -492,13 +540,17 @@ impl<D: Directory> Core<D> {
     }
 
     /// RFC 3261 §9.2. A MESSAGE cannot be called back (§9.1), so a CANCEL that finds one only gets its 200.
+    /// An INVITE can.
     fn on_cancel(&mut self, server: ServerId, message: &Message<'_>, envelope: &Envelope<'_>, now: Now) {
-        let found = [&b"INVITE"[..], b"MESSAGE", b"OPTIONS", b"REGISTER"].iter().any(|method| {
+        let found = [&b"INVITE"[..], b"MESSAGE", b"OPTIONS", b"REGISTER"].iter().find_map(|method| {
             let key = self.transactions.key(message, envelope, method);
-            self.transactions.find(key).is_some()
+            self.transactions.find(key)
         });
-        if found {
+        if let Some(found) = found {
             self.respond(server, message, 200, "OK", "", now);
+            if let Some(session) = self.transactions.session_of(found) {
+                self.on_session_cancelled(session, found, now);
+            }
         } else {
             self.respond(server, message, 481, "Call/Transaction Does Not Exist", "", now);
         }
@@ -558,6 +610,7 @@ impl<D: Directory> Core<D> {
 
     fn on_control_answer(&mut self, waiting: Waiting, answer: ControlAnswer, now: Now) {
         match (waiting, answer) {
+            (Waiting::Session(id), ControlAnswer::Resolved(addrs)) => self.on_session_resolved(id, addrs, now),
             (Waiting::Job(job), ControlAnswer::Registered) => self.on_registered(job, None, now),
             (Waiting::Job(job), ControlAnswer::NotRegistered(fault)) => self.on_registered(job, Some(fault), now),
             (Waiting::Job(job), ControlAnswer::Resolved(addrs)) => self.on_resolved(job, addrs, now),
@@ -573,7 +626,8 @@ impl<D: Directory> Core<D> {
             Waiting::Job(job) => self.on_job_stored(job, answer, now),
             Waiting::Delivery(id) => self.on_delivery_answer(id, answer, now),
             Waiting::Sweep => self.on_swept(answer, now),
-            Waiting::Nobody | Waiting::Client(_) => {}
+            Waiting::Spool(id) => self.on_spool_stored(id, answer, now),
+            Waiting::Nobody | Waiting::Client(_) | Waiting::Session(_) | Waiting::Discard(_) | Waiting::Source(_) => {}
         }
     }
 
@@ -651,7 +705,9 @@ impl<D: Directory> Core<D> {
             return;
         };
         let to_tag = self.transactions.to_tag(key);
-        let bytes = self.compose_response(message, path, status, reason, extra, &to_tag);
+        // A 100 speaks of a hop, not of a dialog (RFC 3261 §17.2.1).
+        let to_tag: &[u8] = if status == 100 { b"" } else { &to_tag };
+        let bytes = self.compose_response(message, path, status, reason, extra, to_tag);
         if let Some(started) = self.transactions.started(server)
             && status >= 200
         {
@@ -698,6 +754,10 @@ impl<D: Directory> Core<D> {
     /// RFC 4320 §4.1: a request that is not answered by the time its sender has slowed down to T2 gets a 100, on any
     /// transport; its repetitions get the same.
     fn on_trying_due(&mut self, server: ServerId, now: Now) {
+        if let Some(session) = self.transactions.session_of(server) {
+            self.on_session_trying(session, server, now);
+            return;
+        }
         let Some(job) = self.transactions.job_of(server).and_then(|job| self.jobs.get(job)) else { return };
         let request = if job.request.is_empty() {
             let sent = job.clients.iter().find_map(|client| self.transactions.request_of(*client));
@@ -774,6 +834,16 @@ impl<D: Directory> Core<D> {
     /// Calls an INVITE of ours back. RFC 3261 §9.1.
     pub(super) fn cancel(&mut self, client: ClientId, now: Now) {
         self.transactions.cancel(client, now.at, &mut self.effects);
+    }
+
+    /// A listener's own address as our messages name it.
+    pub(super) fn sent_by(&self, listener: u8) -> &str {
+        &self.sent_by[usize::from(listener)]
+    }
+
+    /// The same, to hold while the core is written to.
+    pub(super) fn shared_sent_by(&self, listener: u8) -> Arc<str> {
+        Arc::clone(&self.sent_by[usize::from(listener)])
     }
 
     pub(super) fn listener_for(&self, to: SocketAddr) -> Option<u8> {

@@ -7,11 +7,13 @@
 use super::core::{Core, CoreTimer, OWN_REQUEST_MARK};
 use super::decide::{self, PAGER};
 use super::effect::Effect;
-use super::facts::{self, Originator, PAGER_SERVICE, Service};
+use super::facts::{self, LARGE_SERVICE, Originator, PAGER_SERVICE, Service};
+use super::large_decide::LARGE;
 use super::objects::{http_date, object, system_time};
+use super::originate::Origination;
 use super::policy::PolicyRequest;
 use super::settings::Settings;
-use super::storage::{Answer, Command, DeferredMessage, Outcome, Reply, Settlement, Shelf};
+use super::storage::{Answer, Command, ContentFile, DeferredMessage, Outcome, Reply, Settlement, Shelf};
 use super::subscriber::Directory;
 use super::transactions::{Owner, Verdict, Waiting};
 use crate::base::id::{Aor, MessageId};
@@ -25,7 +27,6 @@ use crate::sip::message::Message;
 use crate::sip::scan::Name;
 use crate::sip::uri::Uri;
 use crate::sip::write::line;
-use bytes::Bytes;
 use hashbrown::HashMap;
 use smallvec::SmallVec;
 use std::collections::VecDeque;
@@ -95,11 +96,28 @@ struct Delivery {
     settling: MessageId,
     /// When a wait is over; timers of earlier waits may still be on the wheel.
     due: Instant,
+    /// The attempt under way, of a large message.
+    origination: Option<SlotId>,
+    /// How far an earlier attempt of a large message came.
+    progress: Option<Progress>,
+}
+
+/// How far a large message has come at a device, in memory only: after a restart it begins anew.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Progress {
+    /// The message.
+    pub(super) message: MessageId,
+    /// The device: its Contact.
+    pub(super) target: Box<[u8]>,
+    /// Bytes from the beginning that it has acknowledged.
+    pub(super) acknowledged: u64,
 }
 
 /// The users whose deferred messages are being delivered by this shard.
 pub(super) struct Deliveries {
     slots: Slots<Delivery>,
+    /// Attempts to deliver large messages.
+    pub(super) originations: Slots<Origination>,
     by_user: HashMap<Aor, SlotId>,
     /// Users in line.
     line: VecDeque<SlotId>,
@@ -119,6 +137,7 @@ impl Deliveries {
     pub(super) fn new(settings: &Settings, now: Instant) -> Self {
         Self {
             slots: Slots::new(DELIVERY_USER_COUNT_MAX),
+            originations: Slots::new(DELIVERY_ACTIVE_MAX),
             by_user: HashMap::new(),
             line: VecDeque::new(),
             active: 0,
@@ -141,6 +160,10 @@ impl Deliveries {
         self.next_send <= now + PACE_AHEAD
     }
 
+    fn spend_pace(&mut self, now: Instant) {
+        self.next_send = self.next_send.max(now) + self.interval;
+    }
+
     /// Lets nobody out of the line any more.
     pub(super) fn stop(&mut self) {
         self.stopping = true;
@@ -152,7 +175,39 @@ impl Deliveries {
     }
 
     pub(super) fn is_consistent(&self) -> bool {
-        self.slots.len() == self.by_user.len() && self.line.len() <= DELIVERY_USER_COUNT_MAX
+        self.slots.len() == self.by_user.len()
+            && self.line.len() <= DELIVERY_USER_COUNT_MAX
+            && self.originations.len() <= self.active
+    }
+
+    /// The attempt under way for a user.
+    pub(super) fn origination_of(&self, id: SlotId) -> Option<SlotId> {
+        self.slots.get(id)?.origination
+    }
+
+    /// The same, if it still is this one.
+    pub(super) fn origination(&self, id: SlotId, round: u32) -> Option<SlotId> {
+        self.slots.get(id).filter(|delivery| delivery.round == round)?.origination
+    }
+
+    /// Notes the attempt under way for a user, and until when it may wait for an answer.
+    pub(super) fn set_origination(&mut self, id: SlotId, origination: Option<SlotId>, due: Instant) {
+        if let Some(delivery) = self.slots.get_mut(id) {
+            delivery.origination = origination;
+            delivery.due = due;
+        }
+    }
+
+    /// How far the last attempt for a user came.
+    pub(super) fn progress(&self, id: SlotId) -> Option<&Progress> {
+        self.slots.get(id)?.progress.as_ref()
+    }
+
+    /// Notes how far an attempt came.
+    pub(super) fn set_progress(&mut self, id: SlotId, progress: Option<Progress>) {
+        if let Some(delivery) = self.slots.get_mut(id) {
+            delivery.progress = progress;
+        }
     }
 }
 
@@ -178,6 +233,8 @@ impl<D: Directory> Core<D> {
                 record: None,
                 settling: MessageId::default(),
                 due: now.at,
+                origination: None,
+                progress: None,
             };
             // Full: the messages stay in the store, and the user's next registration brings them up again.
             let Some(id) = self.deliveries.slots.insert(delivery) else { return };
@@ -233,6 +290,7 @@ impl<D: Directory> Core<D> {
                 self.deliveries.active += 1;
                 self.remove_settled(id);
             }
+            Step::Sending if delivery.origination.is_some() => self.on_origination_timeout(id, now),
             _ => {}
         }
         self.serve_line(now);
@@ -292,7 +350,7 @@ impl<D: Directory> Core<D> {
             return;
         }
         if check.record {
-            self.record_first(id, &user, &request, now);
+            self.record_first(id, &user, &message, now);
         } else {
             self.send_first(id, now);
         }
@@ -300,10 +358,12 @@ impl<D: Directory> Core<D> {
 
     /// PM-1 and PM-5 once more, as things stand at delivery.
     fn check_again(&self, user: &Aor, view: &Message<'_>, now: Now) -> Check {
+        let (usual, media) =
+            if view.method() == Some(b"INVITE") { (LARGE_SERVICE, LARGE) } else { (PAGER_SERVICE, PAGER) };
         let service = facts::service(view, &self.settings.cpm_tags);
         let service = match &service {
             Service::Cpm(text) => text.as_str(),
-            _ => PAGER_SERVICE,
+            _ => usual,
         };
         let originator = Originator::of(view, service, self.settings.identity_from_header).unwrap_or_default();
         let addresses: SmallVec<[&str; 3]> = originator.addresses.iter().map(|aor| aor.as_str()).collect();
@@ -311,7 +371,7 @@ impl<D: Directory> Core<D> {
             originator: &addresses,
             anonymous: facts::is_anonymous(view),
             service,
-            media: PAGER,
+            media,
             at: now.wall,
         };
         self.directory.read(user.as_str(), |subscriber| Check {
@@ -320,8 +380,15 @@ impl<D: Directory> Core<D> {
         })
     }
 
-    fn record_first(&mut self, id: SlotId, user: &Aor, request: &Bytes, now: Now) {
+    fn record_first(&mut self, id: SlotId, user: &Aor, message: &DeferredMessage, now: Now) {
+        let request = &message.request;
         let made = self.with_request(request, |core, view| {
+            if let Some(content) = &message.content {
+                let message_id = core.deferred_id(view, message);
+                let file = ContentFile { spool: None, ..content.clone() };
+                let object = core.large_object(view, request, file, user, &message_id, Outcome::Pending, now);
+                return (Box::new(object), message_id);
+            }
             let service = facts::service(view, &core.settings.cpm_tags);
             let service = match &service {
                 Service::Cpm(text) => text.as_str(),
@@ -339,6 +406,14 @@ impl<D: Directory> Core<D> {
         self.effects.push_back(Effect::Store { ticket: Waiting::Delivery(id).ticket(), command });
     }
 
+    /// The message's own id, as it stands in the history.
+    fn deferred_id(&self, view: &Message<'_>, message: &DeferredMessage) -> Box<str> {
+        match &message.content {
+            Some(content) if !content.imdn_message_id.is_empty() => content.imdn_message_id.clone(),
+            _ => self.message_id(view, self.content_facts(view)),
+        }
+    }
+
     /// Sends the message in hand: a request of our own with the sender's words (SPEC §2.4).
     fn send_first(&mut self, id: SlotId, now: Now) {
         let Some(delivery) = self.deliveries.slots.get_mut(id) else { return };
@@ -349,6 +424,14 @@ impl<D: Directory> Core<D> {
         let instances = self.directory.read(user.as_str(), |subscriber| {
             subscriber.map(|known| decide::instances(known, &settings, now.wall)).unwrap_or_default()
         });
+        if message.content.is_some() {
+            delivery.step = Step::Sending;
+            delivery.pending = 0;
+            delivery.best = None;
+            self.deliveries.spend_pace(now.at);
+            self.originate_large(id, round, &message, &instances, now);
+            return;
+        }
         let branches = instances.len().max(1);
         let call_id = format!("{:016x}{:016x}@{}", self.rng.next_u64(), self.rng.next_u64(), settings.host);
         let from_tag = format!("{:016x}", self.rng.next_u64());
@@ -370,9 +453,8 @@ impl<D: Directory> Core<D> {
             });
             sent += u8::from(launched.flatten().is_some());
         }
-        let deliveries = &mut self.deliveries;
-        deliveries.next_send = deliveries.next_send.max(now.at) + deliveries.interval;
-        let Some(delivery) = deliveries.slots.get_mut(id) else { return };
+        self.deliveries.spend_pace(now.at);
+        let Some(delivery) = self.deliveries.slots.get_mut(id) else { return };
         delivery.step = Step::Sending;
         delivery.pending = sent;
         delivery.best = None;
@@ -406,7 +488,7 @@ impl<D: Directory> Core<D> {
     }
 
     /// SPEC §2.4, *result*: 2xx removes, a permanent error drops and tells the sender, the rest waits.
-    fn settle_attempt(&mut self, id: SlotId, status: Option<u16>, now: Now) {
+    pub(super) fn settle_attempt(&mut self, id: SlotId, status: Option<u16>, now: Now) {
         let Some(delivery) = self.deliveries.slots.get_mut(id) else { return };
         let user = delivery.user.clone();
         let record = delivery.record.take();
@@ -542,7 +624,7 @@ impl<D: Directory> Core<D> {
         if message.attempts == 0 {
             return;
         }
-        let id = self.with_request(&message.request, |core, view| core.message_id(view, core.content_facts(view)));
+        let id = self.with_request(&message.request, |core, view| core.deferred_id(view, message));
         if let Some(id) = id {
             self.set_outcome(message.user.clone(), id, Outcome::Failed);
         }
@@ -550,23 +632,44 @@ impl<D: Directory> Core<D> {
 
     fn tell_sender(&mut self, message: &DeferredMessage, now: Now) {
         let user = message.user.clone();
-        self.with_request(&message.request, |core, view| core.send_notice(Report::Failed, view, user.as_str(), now));
+        self.with_request(&message.request, |core, view| match &message.content {
+            Some(content) if content.imdn_message_id.is_empty() => {}
+            Some(content) => {
+                let (id, date_time) = (&content.imdn_message_id, &content.date_time);
+                core.send_notice_of(Report::Failed, view, id, date_time, user.as_str(), now);
+            }
+            None => core.send_notice(Report::Failed, view, user.as_str(), now),
+        });
     }
 
     /// Originates a notification towards the sender of a message (SPEC §2.8, RFC 5438 §8).
     pub(super) fn send_notice(&mut self, report: Report, message: &Message<'_>, user: &str, now: Now) {
         let content = self.content_facts(message);
+        let Some(message_id) = content.imdn_message_id().filter(|_| !content.is_imdn) else { return };
+        self.send_notice_of(report, message, message_id, content.date_time().unwrap_or_default(), user, now);
+    }
+
+    /// The same about a message whose content is not in the request at hand, and which is no notification itself. A
+    /// `date_time` of none is empty.
+    pub(super) fn send_notice_of(
+        &mut self,
+        report: Report,
+        message: &Message<'_>,
+        message_id: &str,
+        date_time: &str,
+        user: &str,
+        now: Now,
+    ) {
         let asserted = message.address(Name::PAssertedIdentity).or_else(|| message.address(Name::From));
-        let (Some(sender), Some(message_id)) = (asserted, content.imdn_message_id()) else { return };
-        let Ok(sender) = std::str::from_utf8(sender.uri) else { return };
-        if content.is_imdn || !Uri::parse(sender.as_bytes()).is_ok_and(|uri| facts::is_routable(&uri)) {
+        let Some(sender) = asserted.and_then(|sender| std::str::from_utf8(sender.uri).ok()) else { return };
+        if !Uri::parse(sender.as_bytes()).is_ok_and(|uri| facts::is_routable(&uri)) {
             return;
         }
         let sent = format_rfc3339(now.wall);
         let notice_id = format!("{:016x}{:016x}", self.rng.next_u64(), self.rng.next_u64());
         let original = Original {
             message_id,
-            date_time: content.date_time().unwrap_or(&sent),
+            date_time: if date_time.is_empty() { &sent } else { date_time },
             recipient: user,
             original_recipient: user,
         };
@@ -676,7 +779,7 @@ fn is_permanent(status: u16) -> bool {
 }
 
 /// Order of branches' answers: success, then what may pass, then what will not.
-fn delivery_rank(status: u16) -> u8 {
+pub(super) fn delivery_rank(status: u16) -> u8 {
     match status {
         200..=299 => 0,
         status if !is_permanent(status) => 1,

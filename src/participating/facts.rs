@@ -14,6 +14,9 @@ use std::net::SocketAddr;
 /// The service identifier of pager mode, assumed when a request from a trusted peer names none.
 pub const PAGER_SERVICE: &str = "urn:urn-7:3gpp-service.ims.icsi.oma.cpm.msg";
 
+/// The service identifier of large message mode, assumed when an INVITE from a trusted peer names none.
+pub const LARGE_SERVICE: &str = "urn:urn-7:3gpp-service.ims.icsi.oma.cpm.largemsg";
+
 /// Longest service identifier that is compared.
 const SERVICE_LEN_MAX: usize = 128;
 /// Route values looked at: a longer own prefix is no honest route.

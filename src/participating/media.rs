@@ -84,6 +84,7 @@ impl<D: Directory> Core<D> {
     /// Ends an MSRP session: nothing more is heard of it.
     pub(super) fn end_media(&mut self, id: SessionId, now: Now) {
         self.media_owners.remove(&id);
+        self.end_spool(id, now);
         self.relay.end(id, now.at);
     }
 
@@ -98,7 +99,8 @@ impl<D: Directory> Core<D> {
             | Event::Sent { id, .. }
             | Event::Lost { id, .. }) = &event;
             match self.media_owners.get(id).copied() {
-                Some(MediaOwner::Session(_) | MediaOwner::Delivery { .. }) => self.end_media(*id, now),
+                Some(MediaOwner::Session(session)) => self.on_session_media(session, *id, event, now),
+                Some(MediaOwner::Delivery { id, round }) => self.on_origination_media(id, round, event, now),
                 // It ended in the same turn.
                 None => {}
             }
@@ -110,7 +112,6 @@ impl<D: Directory> Core<D> {
     pub(super) fn publish_relay(&mut self) {
         let levels = self.relay.levels();
         self.metrics.set(Gauge::MsrpSessions, levels.sessions as u64);
-        self.metrics.set(Gauge::MsrpConnections, levels.connections as u64);
         self.metrics.set(Gauge::MsrpEgressBytes, levels.egress_len as u64);
         let counts = self.relay.take_counts();
         for (counter, count) in [
@@ -123,9 +124,6 @@ impl<D: Directory> Core<D> {
             (Counter::MsrpUnframed, counts.unframed),
             (Counter::MsrpTimeout, counts.timeouts),
             (Counter::MsrpPaused, counts.paused),
-            (Counter::MsrpAccepted, counts.accepted),
-            (Counter::MsrpConnected, counts.connected),
-            (Counter::MsrpConnectFailed, counts.connect_failed),
         ] {
             self.metrics.add(counter, count);
         }

@@ -1,6 +1,6 @@
 //! Message objects: what the message store and the conversation history keep of a request (SPEC §2.5).
 
-use super::facts::{PAGER_SERVICE, Service};
+use super::facts::{LARGE_SERVICE, PAGER_SERVICE, Service};
 use super::storage::{Direction, MessageObject, Outcome};
 use crate::base::id::{Aor, MessageId};
 use crate::base::time::UnixMillis;
@@ -59,6 +59,7 @@ pub fn object(message: &Message<'_>, request: &Bytes, making: Making<'_>) -> Mes
     if message.value(Name::PAssertedService).is_none() {
         let service = match &making.service {
             Service::Cpm(text) => text.as_str(),
+            Service::Other | Service::Unnamed if message.method() == Some(b"INVITE") => LARGE_SERVICE,
             Service::Other | Service::Unnamed => PAGER_SERVICE,
         };
         line(&mut head, "P-Asserted-Service", service.as_bytes());

@@ -426,7 +426,7 @@ impl<D: Directory> Core<D> {
     }
 
     #[allow(clippy::too_many_arguments)]
-    fn deferred_message(
+    pub(super) fn deferred_message(
         &self,
         message: &Message<'_>,
         request: Bytes,

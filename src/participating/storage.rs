@@ -36,10 +36,21 @@ pub struct DeferredMessage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SpoolId(pub u64);
 
+impl SpoolId {
+    /// The file's name in the content store's directory until the store takes it over.
+    pub fn file_name(self) -> String {
+        format!("{SPOOL_FILE_PREFIX}{:016x}", self.0)
+    }
+}
+
+/// What the names of spooled files begin with: whatever is left of them when the appliance starts belongs to nobody.
+pub const SPOOL_FILE_PREFIX: &str = ".spool-";
+
 /// A whole message in a file of the content store.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ContentFile {
-    /// The spool's finished file that the store takes over, in a command; `None` in the store's answers.
+    /// The spool's finished file that the store takes over, in a command; `None` in the store's answers, and in a command
+    /// for what is in the content store already.
     pub spool: Option<SpoolId>,
     /// The lower-case hexadecimal SHA-256 of its bytes: its name in the content store.
     pub sha256: Box<str>,
@@ -47,11 +58,15 @@ pub struct ContentFile {
     pub len: u64,
     /// Its media type, `message/cpim` with parameters.
     pub content_type: Box<str>,
+    /// Its Message-ID in the IMDN namespace; empty where it has none, and as long as nobody has looked.
+    pub imdn_message_id: Box<str>,
+    /// Its DateTime header; empty likewise.
+    pub date_time: Box<str>,
 }
 
 /// A command to the spool, which writes and reads files of the content store. Commands of one [`SpoolId`] are carried
 /// out in order.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SpoolCommand {
     /// Begins a file. Not answered unless it fails.
     Open(SpoolId),
@@ -94,7 +109,7 @@ pub enum SpoolReply {
     /// The file is durable under its temporary name, for the store to take over.
     Finished {
         /// The file.
-        file: ContentFile,
+        file: Box<ContentFile>,
         /// Its first bytes, as far as CPIM headers reach.
         head: Bytes,
     },
@@ -206,7 +221,7 @@ pub enum Settlement {
 pub struct Quota {
     /// Messages.
     pub count: u32,
-    /// Bytes of their requests.
+    /// Bytes of their requests and contents.
     pub bytes: u64,
 }
 
@@ -337,7 +352,7 @@ pub enum Command {
 pub struct Levels {
     /// Deferred messages.
     pub deferred: u64,
-    /// Bytes of deferred requests.
+    /// Bytes of deferred requests and contents.
     pub deferred_bytes: u64,
     /// Message store objects.
     pub messages: u64,

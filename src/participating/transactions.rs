@@ -48,6 +48,14 @@ pub enum Waiting {
     Delivery(SlotId),
     /// The sweep of expired messages.
     Sweep,
+    /// A session in large message mode.
+    Session(SlotId),
+    /// A large message on its way into a file.
+    Spool(SlotId),
+    /// The word that such a file is discarded, which is answered only when there was no room for it.
+    Discard(SlotId),
+    /// A piece of a deferred large message on its way to a device.
+    Source(SlotId),
 }
 
 impl Waiting {
@@ -59,6 +67,10 @@ impl Waiting {
             Self::Job(id) => (2, id),
             Self::Delivery(id) => (3, id),
             Self::Sweep => (4, SlotId::default()),
+            Self::Session(id) => (5, id),
+            Self::Spool(id) => (6, id),
+            Self::Discard(id) => (7, id),
+            Self::Source(id) => (8, id),
         };
         Ticket(kind << 60 | u64::from(id.generation) << 32 | u64::from(id.slot))
     }
@@ -71,6 +83,10 @@ impl Waiting {
             2 => Self::Job(id),
             3 => Self::Delivery(id),
             4 => Self::Sweep,
+            5 => Self::Session(id),
+            6 => Self::Spool(id),
+            7 => Self::Discard(id),
+            8 => Self::Source(id),
             _ => Self::Nobody,
         }
     }
@@ -1007,16 +1023,14 @@ impl Transactions {
 
     /// Hash of what must differ between two visits of one request, or it loops. RFC 3261 §16.6 step 8.
     pub fn loop_mark(&self, message: &Message<'_>, envelope: &Envelope<'_>, route: &[u8]) -> u32 {
+        let (uri, to_tag) = (message.request_uri().unwrap_or_default(), envelope.to_tag.unwrap_or_default());
+        self.loop_mark_of([uri, envelope.from_tag, to_tag, envelope.call_id], envelope.cseq, route)
+    }
+
+    /// The same from Request-URI, From tag, To tag and Call-ID: of a request that is about to be written.
+    pub fn loop_mark_of(&self, [uri, from_tag, to_tag, call_id]: [&[u8]; 4], cseq: u32, route: &[u8]) -> u32 {
         // Zero marks requests of our own.
-        (self.hash_once(&[
-            message.request_uri().unwrap_or_default(),
-            envelope.from_tag,
-            envelope.to_tag.unwrap_or_default(),
-            envelope.call_id,
-            &envelope.cseq.to_be_bytes(),
-            route,
-        ]) as u32)
-            .max(1)
+        (self.hash_once(&[uri, from_tag, to_tag, call_id, &cseq.to_be_bytes(), route]) as u32).max(1)
     }
 
     /// The shard that owns a request: every request of one Call-ID goes to one shard. DESIGN §4.

@@ -1,9 +1,10 @@
 //! One turn: reap, feed, drain, submit once.
 
+use super::connections::Connections;
 use super::core::Core;
 use super::deadlines::Deadlines;
 use super::doors::{Door, Doors, Mail};
-use super::media::{Connections, listener_token};
+use super::media::listener_token;
 use super::streams::Streams;
 use super::thread::Plan;
 use super::{ListenerSockets, MediaListener, clock};
@@ -282,6 +283,7 @@ impl<C: Core> Shard<C> {
         for armed in std::mem::take(&mut self.rearm) {
             self.arm(armed);
         }
+        self.arm_starved_media();
     }
 
     pub(super) fn arm(&mut self, armed: Armed) {

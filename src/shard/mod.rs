@@ -10,6 +10,7 @@
 //! Doors: [`bind`] and [`bind_media`]; [`spawn`] and [`Plan`]; [`Core`], what is driven; [`Doors`], how other threads reach the shards.
 
 pub mod clock;
+mod connections;
 mod core;
 mod deadlines;
 mod doors;

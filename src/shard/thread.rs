@@ -116,10 +116,19 @@ const RING: RingPlan = RingPlan {
     completion_count: 4096,
     datagrams: BufferPlan { count: 128, len: DATAGRAM_BUFFER_LEN, stride: odd_lines(DATAGRAM_BUFFER_LEN) },
     streams: BufferPlan { count: 128, len: STREAM_BUFFER_LEN, stride: odd_lines(STREAM_BUFFER_LEN) },
-    media: SharedPlan {
-        buffers: BufferPlan { count: 32, len: MEDIA_BUFFER_LEN, stride: odd_lines(MEDIA_BUFFER_LEN) },
-        incremental: false,
-    },
+    media: [
+        SharedPlan {
+            buffers: BufferPlan { count: 64, len: MEDIA_BUFFER_LEN, stride: odd_lines(MEDIA_BUFFER_LEN) },
+            offered_count: 16,
+            incremental: true,
+        },
+        SharedPlan {
+            buffers: BufferPlan { count: 256, len: STREAM_BUFFER_LEN * 2, stride: odd_lines(STREAM_BUFFER_LEN * 2) },
+            offered_count: 128,
+            incremental: false,
+        },
+    ],
+    media_burst_len: 2 * MEDIA_BUFFER_LEN as u32,
     datagram_send_count_max: DATAGRAM_SEND_COUNT_MAX,
     stream_send_count_max: STREAM_COUNT_MAX + MSRP_CONNECTION_COUNT_MAX,
 };
@@ -127,7 +136,8 @@ const RING: RingPlan = RingPlan {
 /// Any datagram fits; a small one touches only the first lines.
 const DATAGRAM_BUFFER_LEN: usize = DATAGRAM_PREFIX_LEN + SIP_MESSAGE_LEN_MAX;
 const STREAM_BUFFER_LEN: usize = 4096;
-const MEDIA_BUFFER_LEN: usize = 16 * 1024;
+/// Many small receives fit, and one large one.
+const MEDIA_BUFFER_LEN: usize = 64 * 1024;
 
 /// The length rounded up to an odd number of cache lines: the starts of consecutive buffers visit every cache set.
 const fn odd_lines(len: usize) -> usize {

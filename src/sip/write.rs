@@ -173,6 +173,35 @@ pub struct Response<'a> {
 ///
 /// RFC 3261 §8.2.6.
 pub fn response(out: &mut Vec<u8>, request: &Message<'_>, response: &Response<'_>) {
+    response_head(out, request, response);
+    out.extend_from_slice(b"Content-Length: 0\r\n\r\n");
+}
+
+/// Writes a response of our own that has a body.
+///
+/// RFC 3261 §8.2.6, §7.4.
+pub fn response_with_body(
+    out: &mut Vec<u8>,
+    request: &Message<'_>,
+    response: &Response<'_>,
+    content_type: &str,
+    body: &[u8],
+) {
+    response_head(out, request, response);
+    line(out, "Content-Type", content_type.as_bytes());
+    write_body(out, body);
+}
+
+/// Writes Content-Length, the empty line and the body.
+///
+/// RFC 3261 §7.4.
+pub fn write_body(out: &mut Vec<u8>, body: &[u8]) {
+    number_line(out, "Content-Length: ", body.len() as u64);
+    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(body);
+}
+
+fn response_head(out: &mut Vec<u8>, request: &Message<'_>, response: &Response<'_>) {
     let bytes = request.bytes;
     status_line(out, response.status, response.reason);
     let mut stamped = false;
@@ -212,7 +241,6 @@ pub fn response(out: &mut Vec<u8>, request: &Message<'_>, response: &Response<'_
         line(out, "Timestamp", value);
     }
     out.extend_from_slice(response.extra);
-    out.extend_from_slice(b"Content-Length: 0\r\n\r\n");
 }
 
 /// A request as it came in, made of one that [`forward_request`] wrote: without the Via that it put on top.
@@ -319,14 +347,19 @@ fn status_line(out: &mut Vec<u8>, status: u16, reason: &str) {
     out.extend_from_slice(b"\r\n");
 }
 
-fn number_line(out: &mut Vec<u8>, label: &str, number: u64) {
+/// Writes a header line of a number; `label` holds the name, the colon and the blank.
+///
+/// RFC 3261 §7.3.
+pub fn number_line(out: &mut Vec<u8>, label: &str, number: u64) {
     out.extend_from_slice(label.as_bytes());
     push_decimal(out, number);
     out.extend_from_slice(b"\r\n");
 }
 
 /// Writes a number without the formatting machinery, which costs more than the rest of a line.
-fn push_decimal(out: &mut Vec<u8>, mut number: u64) {
+///
+/// RFC 3261 §25.1 (`DIGIT`).
+pub fn push_decimal(out: &mut Vec<u8>, mut number: u64) {
     let mut digits = [0u8; 20];
     let mut at = digits.len();
     loop {

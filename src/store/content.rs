@@ -6,6 +6,7 @@
 
 use super::failure::Failure;
 use super::mime;
+use crate::participating::storage::{SPOOL_FILE_PREFIX, SpoolId};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::HashSet;
@@ -66,6 +67,26 @@ pub(super) struct Shortened<'a> {
     pub(super) cuts: Vec<Cut>,
     /// The bytes of each cut.
     pub(super) contents: Vec<&'a [u8]>,
+}
+
+/// What stands in the row of a body that is a file as a whole.
+#[derive(Debug)]
+pub(super) struct Whole {
+    /// The reference's content: the body's own header lines.
+    pub(super) stored: Vec<u8>,
+    /// The media type that refers to the file.
+    pub(super) stored_type: String,
+    /// What was taken out: everything.
+    pub(super) cut: Cut,
+}
+
+/// Refers to a body that is a file already.
+pub(super) fn whole(content_type: &str, sha256: Sha256Hex, len: usize) -> Whole {
+    let stored = format!("Content-Type: {content_type}\r\nContent-ID: <{}@content.invalid>\r\n\r\n", sha256.as_str());
+    let stored = stored.into_bytes();
+    let stored_type = reference(&sha256, len);
+    let cut = Cut { put_at: 0, put_len: stored.len(), taken_at: stored.len(), taken_len: len, sha256 };
+    Whole { stored, stored_type, cut }
 }
 
 /// Takes parts larger than `threshold` out of a body; `None` if it has none and is no larger itself.
@@ -146,6 +167,8 @@ pub(super) struct ContentStore {
     unsynced: bool,
     /// Files whose references this transaction changed: looked at when it has ended.
     touched: HashSet<Sha256Hex>,
+    /// Files of the spool that this transaction has given a second name.
+    claimed: Vec<PathBuf>,
 }
 
 impl ContentStore {
@@ -155,13 +178,19 @@ impl ContentStore {
             let entry = entry?;
             let name = entry.file_name();
             let Some(name) = name.to_str() else { continue };
-            let unfinished = name.starts_with(TEMPORARY_PREFIX);
+            let unfinished = name.starts_with(TEMPORARY_PREFIX) || name.starts_with(SPOOL_FILE_PREFIX);
             if unfinished || Sha256Hex::from_name(name).is_some_and(|sha256| !is_known(&sha256)) {
                 fs::remove_file(entry.path())?;
             }
         }
         let handle = File::open(directory)?;
-        Ok(Self { directory: directory.to_owned(), handle, unsynced: false, touched: HashSet::new() })
+        Ok(Self {
+            directory: directory.to_owned(),
+            handle,
+            unsynced: false,
+            touched: HashSet::new(),
+            claimed: Vec::new(),
+        })
     }
 
     /// Makes sure the bytes are in their file. The name is durable after [`ContentStore::seal`].
@@ -184,6 +213,67 @@ impl ContentStore {
             let _ = fs::remove_file(&temporary);
         }
         written
+    }
+
+    /// Takes a finished file of the spool over. The name is durable after [`ContentStore::seal`].
+    ///
+    /// The file gets a second name and keeps its first one until the commit: what takes the transaction down, or another
+    /// attempt at it, finds everything as it was.
+    pub(super) fn claim(&mut self, spool: SpoolId, sha256: &Sha256Hex, len: u64) -> io::Result<()> {
+        self.touched.insert(sha256.clone());
+        self.unsynced = true;
+        let spooled = self.directory.join(spool.file_name());
+        let path = self.directory.join(sha256.as_str());
+        if fs::metadata(&spooled)?.len() != len {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a spooled file is not as long as it was"));
+        }
+        match fs::hard_link(&spooled, &path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                if fs::metadata(&path)?.len() != len {
+                    // Whatever stands there is not what its name says.
+                    let temporary = self.directory.join(format!("{TEMPORARY_PREFIX}{}", sha256.as_str()));
+                    fs::hard_link(&spooled, &temporary)?;
+                    fs::rename(&temporary, &path)?;
+                }
+            }
+            linked => linked?,
+        }
+        self.claimed.push(spooled);
+        Ok(())
+    }
+
+    /// Reads a finished file of the spool that is small enough for a row. It goes with the commit.
+    pub(super) fn absorb(&mut self, spool: SpoolId, sha256: &Sha256Hex) -> Result<Vec<u8>, Failure> {
+        let spooled = self.directory.join(spool.file_name());
+        let bytes = fs::read(&spooled)?;
+        if Sha256Hex::of(&bytes) != *sha256 {
+            return Err(Failure::Damaged("a spooled file is not what its hash says"));
+        }
+        self.claimed.push(spooled);
+        Ok(bytes)
+    }
+
+    /// The transaction is durable: files that were taken over lose their first names.
+    pub(super) fn committed(&mut self) {
+        for spooled in self.claimed.drain(..) {
+            match fs::remove_file(&spooled) {
+                Ok(()) => {}
+                // Two commands of one transaction took the same file.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                // It costs a name until the next start, no more.
+                Err(error) => tracing::warn!(%error, "content store: cannot remove the name of a spooled file"),
+            }
+        }
+    }
+
+    /// Files taken over in this transaction so far.
+    pub(super) fn claimed_count(&self) -> usize {
+        self.claimed.len()
+    }
+
+    /// Those taken over since came to nothing: they keep their first names.
+    pub(super) fn undo_to(&mut self, claimed_count: usize) {
+        self.claimed.truncate(claimed_count);
     }
 
     /// An object that referred to this file is going.

@@ -1,24 +1,29 @@
 //! The deferred queue (SPEC §2.4): first in, first out for each user, bounded by the user's quota.
 
+use super::content::Sha256Hex;
 use super::engine::Engine;
 use super::failure::Failure;
+use super::ledger::Size;
 use crate::base::id::{Aor, MessageId};
 use crate::base::time::UnixMillis;
-use crate::participating::storage::{DeferredMessage, Fault, Quota, Reply, Settlement};
+use crate::participating::storage::{ContentFile, DeferredMessage, Fault, Quota, Reply, Settlement};
 use bytes::Bytes;
 use rusqlite::{OptionalExtension, Row};
+use std::io::ErrorKind;
 
 impl Engine {
     /// Puts a message at the end of its user's queue.
     pub(super) fn defer(&mut self, message: &DeferredMessage, quota: Quota) -> Result<Reply, Failure> {
-        let Ok(len) = u32::try_from(message.request.len()) else {
-            return Err(Failure::Refused(Fault::QuotaExceeded));
-        };
-        if !self.ledger.fits(&message.user, message.request.len(), quota) {
+        let content_len = message.content.as_ref().map_or(0, |content| content.len);
+        let len = content_len.saturating_add(message.request.len() as u64);
+        if i64::try_from(len).is_err() || !self.ledger.fits(&message.user, len, quota) {
             return Err(Failure::Refused(Fault::QuotaExceeded));
         }
         self.refuse_when_space_is_low()?;
         let id = self.ids.next(message.accepted);
+        if let Some(content) = &message.content {
+            self.take_over(id, content)?;
+        }
         let rows = self
             .connection
             .prepare_cached(
@@ -28,7 +33,7 @@ impl Engine {
             .execute((
                 id.0 as i64,
                 message.user.as_str(),
-                len,
+                len as i64,
                 &*message.originator,
                 message.accepted.0,
                 message.expires.0,
@@ -39,8 +44,88 @@ impl Engine {
                 &*message.request,
             ))?;
         assert_eq!(rows, 1, "an id is given once");
-        self.ledger.deferred(&message.user, id, len);
+        self.ledger.deferred(&message.user, id, Size { len, has_content: message.content.is_some() });
         Ok(Reply::Deferred(id))
+    }
+
+    /// Makes a finished file of the spool the content of a message.
+    fn take_over(&mut self, id: MessageId, content: &ContentFile) -> Result<(), Failure> {
+        let sha256 = self.claim(content)?;
+        self.connection
+            .prepare_cached(
+                "INSERT INTO deferred_contents (id, sha256, size, content_type, imdn_message_id, date_time)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            )?
+            .execute((
+                id.0 as i64,
+                sha256.as_str(),
+                content.len as i64,
+                &*content.content_type,
+                &*content.imdn_message_id,
+                &*content.date_time,
+            ))?;
+        Ok(())
+    }
+
+    /// Takes a finished file of the spool into the content store, with one reference; or refers once more to what is
+    /// there.
+    pub(super) fn claim(&mut self, content: &ContentFile) -> Result<Sha256Hex, Failure> {
+        let sha256 = Sha256Hex::from_name(&content.sha256)
+            .ok_or(Failure::Io(std::io::Error::new(ErrorKind::InvalidInput, "a content without a hash for a name")))?;
+        match content.spool {
+            Some(spool) => self.content.claim(spool, &sha256, content.len)?,
+            None => {
+                let mut known = self.connection.prepare_cached("SELECT 1 FROM contents WHERE sha256 = ?1")?;
+                if !known.exists([sha256.as_str()])? {
+                    return Err(Failure::Io(ErrorKind::NotFound.into()));
+                }
+            }
+        }
+        self.refer(&sha256, content.len)?;
+        Ok(sha256)
+    }
+
+    /// The content of a message that has some.
+    fn content_of(&self, user: &Aor, id: MessageId) -> Result<Option<ContentFile>, Failure> {
+        if !self.ledger.has_content(user, id) {
+            return Ok(None);
+        }
+        let content = self
+            .connection
+            .prepare_cached(
+                "SELECT sha256, size, content_type, imdn_message_id, date_time FROM deferred_contents WHERE id = ?1",
+            )?
+            .query_row([id.0 as i64], |row| {
+                Ok(ContentFile {
+                    spool: None,
+                    sha256: row.get(0)?,
+                    len: u64::try_from(row.get::<_, i64>(1)?).unwrap_or(0),
+                    content_type: row.get(2)?,
+                    imdn_message_id: row.get(3)?,
+                    date_time: row.get(4)?,
+                })
+            })
+            .optional()?;
+        Ok(content)
+    }
+
+    /// Lets the content of a message go, before the books forget it.
+    fn drop_content(&mut self, user: &Aor, id: MessageId) -> Result<(), Failure> {
+        if !self.ledger.has_content(user, id) {
+            return Ok(());
+        }
+        let sha256: Option<String> = self
+            .connection
+            .prepare_cached("DELETE FROM deferred_contents WHERE id = ?1 RETURNING sha256")?
+            .query_row([id.0 as i64], |row| row.get(0))
+            .optional()?;
+        match sha256 {
+            Some(name) => {
+                let sha256 = Sha256Hex::from_name(&name);
+                self.release(sha256.ok_or(Failure::Damaged("a content without a hash for a name"))?)
+            }
+            None => Ok(()),
+        }
     }
 
     /// The oldest messages of a user, whether their time has come or not.
@@ -52,7 +137,9 @@ impl Engine {
         let mut queue = Vec::new();
         for id in self.ledger.queue(user).take(usize::from(limit)) {
             // A row that somebody removed by hand is not worth a user's whole queue.
-            queue.extend(statement.query_row([id.0 as i64], message).optional()?);
+            let Some(mut message) = statement.query_row([id.0 as i64], message).optional()? else { continue };
+            message.content = self.content_of(user, id)?;
+            queue.push(message);
         }
         Ok(Reply::Queue(queue))
     }
@@ -65,6 +152,7 @@ impl Engine {
         match settlement {
             Settlement::Remove => {
                 self.connection.prepare_cached("DELETE FROM deferred WHERE id = ?1")?.execute([id.0 as i64])?;
+                self.drop_content(user, id)?;
                 self.ledger.removed(user, id);
             }
             Settlement::Retry { attempts, not_before } => {
@@ -89,10 +177,12 @@ impl Engine {
         drop(statement);
         let count = expired.len() as u64;
         let mut told = Vec::new();
-        for message in expired {
+        for mut message in expired {
+            message.content = self.content_of(&message.user, message.id)?;
             let rows =
                 self.connection.prepare_cached("DELETE FROM deferred WHERE id = ?1")?.execute([message.id.0 as i64])?;
             assert_eq!(rows, 1, "what was just read is there");
+            self.drop_content(&message.user, message.id)?;
             self.ledger.removed(&message.user, message.id);
             if message.wants_failure_notice || message.attempts > 0 {
                 told.push(message);
@@ -119,10 +209,10 @@ fn message(row: &Row<'_>) -> rusqlite::Result<DeferredMessage> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixture::{self, aor, deferral, one, queue};
+    use super::super::fixture::{self, Rig, aor, deferral, large_deferral, one, queue, spooled};
     use crate::base::id::MessageId;
     use crate::base::time::UnixMillis;
-    use crate::participating::storage::{Command, Fault, Levels, Quota, Reply, Settlement};
+    use crate::participating::storage::{Command, ContentFile, Fault, Levels, Quota, Reply, Settlement, SpoolId};
 
     fn peek(user: &str, limit: u16) -> Command {
         Command::PeekDeferred { user: aor(user), limit }
@@ -242,5 +332,132 @@ mod tests {
         assert_eq!(queue(&mut rig.engine, peek("bob", 9)).len(), 1);
         let remove = Command::Settle { user: aor("bob"), id, settlement: Settlement::Remove };
         assert_eq!(one(&mut rig.engine, remove), Ok(Reply::Done));
+    }
+
+    /// The content store's files, by name, without its lock.
+    fn names(rig: &Rig) -> Vec<String> {
+        let entries = std::fs::read_dir(rig.directory.path().join("content")).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name != "lock").collect()
+    }
+
+    fn remove(user: &str, id: MessageId) -> Command {
+        Command::Settle { user: aor(user), id, settlement: Settlement::Remove }
+    }
+
+    #[test]
+    fn the_content_of_a_large_message_is_taken_over_with_it_and_goes_with_it() {
+        let mut rig = fixture::rig();
+        let content = spooled(&rig, SpoolId(1), b"a large message");
+        let id = fixture::deferred_id(&one(&mut rig.engine, large_deferral("bob", 1, content.clone())));
+        assert_eq!(names(&rig), [&*content.sha256]);
+        let small = fixture::deferred_id(&one(&mut rig.engine, deferral("bob", 2)));
+        let mut rig = rig.restart();
+        assert_eq!(names(&rig), [&*content.sha256]);
+        let waiting = queue(&mut rig.engine, peek("bob", 9));
+        assert_eq!(waiting.iter().map(|message| message.id).collect::<Vec<_>>(), [id, small]);
+        assert_eq!(waiting[0].content, Some(ContentFile { spool: None, ..content.clone() }));
+        assert_eq!(waiting[1].content, None);
+        let len = 2 * fixture::request(0).len() as u64 + content.len;
+        let levels = Levels { deferred: 2, deferred_bytes: len, ..Levels::default() };
+        assert_eq!(one(&mut rig.engine, Command::Levels), Ok(Reply::Levels(levels)));
+
+        let retry = Settlement::Retry { attempts: 1, not_before: UnixMillis(9) };
+        assert!(one(&mut rig.engine, Command::Settle { user: aor("bob"), id, settlement: retry }).is_ok());
+        assert_eq!(names(&rig).len(), 1, "it stays for the next attempt");
+        assert_eq!(one(&mut rig.engine, remove("bob", id)), Ok(Reply::Done));
+        assert_eq!(names(&rig), [""; 0]);
+        assert_eq!(one(&mut rig.engine, remove("bob", id)), Ok(Reply::Done), "gone already");
+        let rows: i64 = rig
+            .engine
+            .connection
+            .query_row("SELECT (SELECT count(*) FROM deferred_contents) + (SELECT count(*) FROM contents)", [], |row| {
+                row.get(0)
+            })
+            .unwrap();
+        assert_eq!(rows, 0);
+    }
+
+    #[test]
+    fn the_same_content_for_two_users_is_one_file_until_both_are_done() {
+        let mut rig = fixture::rig();
+        let first = spooled(&rig, SpoolId(1), b"the same");
+        let second = spooled(&rig, SpoolId(2), b"the same");
+        let answers = rig.engine.commit(&[large_deferral("bob", 1, first), large_deferral("ann", 2, second)]);
+        let ids: Vec<_> = answers.iter().map(fixture::deferred_id).collect();
+        assert_eq!(names(&rig).len(), 1);
+        assert_eq!(one(&mut rig.engine, remove("bob", ids[0])), Ok(Reply::Done));
+        assert_eq!(names(&rig).len(), 1);
+        let mut rig = rig.restart();
+        let sweep = Command::SweepExpired { now: UnixMillis(i64::MAX), limit: 10 };
+        assert_eq!(one(&mut rig.engine, sweep), Ok(Reply::Swept { count: 1, told: Vec::new() }));
+        assert_eq!(names(&rig), [""; 0]);
+    }
+
+    #[test]
+    fn a_quota_counts_the_content() {
+        let mut rig = fixture::rig();
+        let content = spooled(&rig, SpoolId(1), &[b'x'; 500]);
+        let Command::Defer { message, .. } = large_deferral("bob", 1, content) else { unreachable!() };
+        let quota = Quota { count: 9, bytes: message.request.len() as u64 + 499 };
+        let refused = one(&mut rig.engine, Command::Defer { message: message.clone(), quota });
+        assert_eq!(refused, Err(Fault::QuotaExceeded));
+        assert_eq!(names(&rig), [SpoolId(1).file_name()], "it is left for its owner to discard");
+        let quota = Quota { bytes: quota.bytes + 1, ..quota };
+        assert!(one(&mut rig.engine, Command::Defer { message, quota }).is_ok());
+    }
+
+    #[test]
+    fn a_deferral_that_comes_to_nothing_leaves_the_spooled_file_as_it_was() {
+        let mut rig = fixture::rig();
+        let sql = "CREATE TRIGGER poison BEFORE INSERT ON deferred WHEN NEW.user LIKE '%poison%'
+            BEGIN SELECT RAISE(ROLLBACK, 'poison'); END;
+            CREATE TRIGGER venom BEFORE INSERT ON deferred WHEN NEW.user LIKE '%venom%'
+            BEGIN SELECT RAISE(ABORT, 'venom'); END";
+        rig.engine.connection.execute_batch(sql).unwrap();
+        let contents: Vec<_> = (0..4).map(|n| spooled(&rig, SpoolId(n), format!("message {n}").as_bytes())).collect();
+        // The transaction goes down once and is tried again without the one that took it down.
+        let answers = rig.engine.commit(&[
+            large_deferral("bob", 0, contents[0].clone()),
+            large_deferral("poison", 1, contents[1].clone()),
+            large_deferral("venom", 2, contents[2].clone()),
+            large_deferral("bob", 3, ContentFile { len: 99, ..contents[3].clone() }),
+        ]);
+        assert!(answers[0].is_ok());
+        assert_eq!(answers[1..], [Err(Fault::Broken), Err(Fault::Broken), Err(Fault::Broken)]);
+        let mut left = names(&rig);
+        left.sort();
+        let mut expected: Vec<_> = (1..4).map(|n| SpoolId(n).file_name()).collect();
+        expected.push(contents[0].sha256.to_string());
+        assert_eq!(left, expected);
+        let references: i64 =
+            rig.engine.connection.query_row("SELECT sum(reference_count) FROM contents", [], |row| row.get(0)).unwrap();
+        assert_eq!(references, 1);
+        let rig = rig.restart();
+        assert_eq!(names(&rig), [&*contents[0].sha256], "what nobody took over is cleared away");
+    }
+
+    #[test]
+    fn a_crash_between_commit_and_the_loss_of_the_first_name_leaves_one_name() {
+        let mut rig = fixture::rig();
+        let content = spooled(&rig, SpoolId(1), b"a large message");
+        assert!(one(&mut rig.engine, large_deferral("bob", 1, content.clone())).is_ok());
+        let path = rig.directory.path().join("content");
+        std::fs::hard_link(path.join(&*content.sha256), path.join(SpoolId(1).file_name())).unwrap();
+        let mut rig = rig.restart();
+        assert_eq!(names(&rig), [&*content.sha256]);
+        assert_eq!(std::fs::read(path.join(&*content.sha256)).unwrap(), b"a large message");
+        assert_eq!(queue(&mut rig.engine, peek("bob", 1)).len(), 1);
+    }
+
+    #[test]
+    fn a_file_under_the_right_name_with_the_wrong_length_is_replaced() {
+        let mut rig = fixture::rig();
+        let content = spooled(&rig, SpoolId(1), b"a large message");
+        let path = rig.directory.path().join("content").join(&*content.sha256);
+        std::fs::write(&path, b"half").unwrap();
+        assert!(one(&mut rig.engine, large_deferral("bob", 1, content)).is_ok());
+        assert_eq!(std::fs::read(&path).unwrap(), b"a large message");
+        assert_eq!(names(&rig).len(), 1);
     }
 }

@@ -1,12 +1,12 @@
 //! Commands in, one durable transaction, answers out. No thread, no queue: the writer drives it, tests drive it too.
 
-use super::content::ContentStore;
+use super::content::{ContentStore, Sha256Hex};
 use super::failure::Failure;
 use super::ids::Ids;
 use super::ledger::{Ledger, Mark};
 use super::schema;
 use crate::base::id::NodeId;
-use crate::participating::storage::{Answer, Command, Fault, Levels, Reply};
+use crate::participating::storage::{Answer, Command, Fault, Levels, Reply, Settlement};
 use rusqlite::Connection;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -173,6 +173,7 @@ impl Engine {
         self.ledger.committed();
         self.ids.committed();
         self.broken &= !has_writes;
+        self.content.committed();
         self.clear_content();
         for (answer, tentative) in answers.iter_mut().zip(tentative) {
             *answer = answer.take().or(tentative);
@@ -183,7 +184,8 @@ impl Engine {
     /// Executes one command so that its failure, or its panic, leaves no trace of it and all of the others.
     fn execute_apart(&mut self, command: &Command) -> Answer {
         let before = self.ledger.mark();
-        let apart = needs_savepoint(command);
+        let claimed_before = self.content.claimed_count();
+        let apart = self.needs_savepoint(command);
         let outcome = if apart { self.execute("SAVEPOINT command") } else { Ok(()) };
         let outcome = outcome.map_err(Failure::from).and_then(|()| {
             catch_unwind(AssertUnwindSafe(|| self.dispatch(command)))
@@ -195,6 +197,7 @@ impl Engine {
         };
         outcome.map_err(|failure| {
             self.ledger.undo_to(before);
+            self.content.undo_to(claimed_before);
             if failure.is_trouble() {
                 tracing::warn!(%failure, command = kind(command), "store: a command failed");
                 // Without a savepoint a command is one statement, and SQLite undoes a statement that fails. After a panic
@@ -272,6 +275,7 @@ impl Engine {
         self.roll_back();
         self.ledger.undo_to(start);
         self.ids.undone();
+        self.content.undo_to(0);
         self.clear_content();
     }
 
@@ -292,6 +296,43 @@ impl Engine {
                 .and_then(|mut statement| statement.exists([sha256.as_str()]))
                 .unwrap_or(true)
         });
+    }
+
+    /// True for commands that are several statements.
+    fn needs_savepoint(&self, command: &Command) -> bool {
+        match command {
+            Command::SweepExpired { .. } | Command::Keep { .. } | Command::RemoveObject { .. } => true,
+            Command::Defer { message, .. } => message.content.is_some(),
+            Command::Settle { user, id, settlement: Settlement::Remove } => self.ledger.has_content(user, *id),
+            _ => false,
+        }
+    }
+
+    /// Counts one more reference to a file of the content store.
+    pub(super) fn refer(&self, sha256: &Sha256Hex, len: u64) -> Result<(), Failure> {
+        self.connection
+            .prepare_cached(
+                "INSERT INTO contents (sha256, size, reference_count) VALUES (?1, ?2, 1)
+                 ON CONFLICT DO UPDATE SET reference_count = reference_count + 1",
+            )?
+            .execute((sha256.as_str(), len as i64))?;
+        Ok(())
+    }
+
+    /// Counts one reference less; the file goes with the last one.
+    pub(super) fn release(&mut self, sha256: Sha256Hex) -> Result<(), Failure> {
+        let last = self
+            .connection
+            .prepare_cached("DELETE FROM contents WHERE sha256 = ?1 AND reference_count = 1")?
+            .execute([sha256.as_str()])?;
+        if last == 0 {
+            self.connection
+                .prepare_cached("UPDATE contents SET reference_count = reference_count - 1 WHERE sha256 = ?1")?
+                .execute([sha256.as_str()])?;
+        } else {
+            self.content.released(sha256);
+        }
+        Ok(())
     }
 
     fn execute(&self, sql: &str) -> rusqlite::Result<()> {
@@ -336,11 +377,6 @@ fn writes(command: &Command) -> bool {
     )
 }
 
-/// True for commands that are several statements.
-fn needs_savepoint(command: &Command) -> bool {
-    matches!(command, Command::SweepExpired { .. } | Command::Keep { .. } | Command::RemoveObject { .. })
-}
-
 /// A command's name, for logs.
 fn kind(command: &Command) -> &'static str {
     match command {
@@ -368,7 +404,7 @@ const SETBACK_COUNT_MAX: usize = 4;
 mod tests {
     use super::super::fixture::{self, Rig, aor, deferral, object, one, queue, sequence};
     use super::*;
-    use crate::participating::storage::{Settlement, Shelf};
+    use crate::participating::storage::Shelf;
 
     fn peek(user: &str) -> Command {
         Command::PeekDeferred { user: aor(user), limit: u16::MAX }

@@ -1,11 +1,12 @@
 //! What the room's tests share: a store in a directory of its own, and things to put into it.
 
+use super::content::Sha256Hex;
 use super::engine::Engine;
 use super::open::{Image, Locks, Options, Store};
 use crate::base::id::{Aor, MessageId, NodeId};
 use crate::base::time::UnixMillis;
 use crate::participating::storage::{
-    Answer, Command, DeferredMessage, Direction, MessageObject, Outcome, Quota, Reply,
+    Answer, Command, ContentFile, DeferredMessage, Direction, MessageObject, Outcome, Quota, Reply, SpoolId,
 };
 use bytes::Bytes;
 use std::path::Path;
@@ -110,6 +111,26 @@ pub(super) fn object(user: &str, imdn_message_id: &str, body: &[u8]) -> Box<Mess
         content: None,
         body_len: body.len() as u64,
     })
+}
+
+/// Puts a finished file of the spool into the content store's directory.
+pub(super) fn spooled(rig: &Rig, spool: SpoolId, bytes: &[u8]) -> ContentFile {
+    std::fs::write(rig.directory.path().join("content").join(spool.file_name()), bytes).unwrap();
+    ContentFile {
+        spool: Some(spool),
+        sha256: Sha256Hex::of(bytes).as_str().into(),
+        len: bytes.len() as u64,
+        content_type: "message/cpim".into(),
+        imdn_message_id: format!("id-{}", spool.0).into(),
+        date_time: "2026-01-01T00:00:00Z".into(),
+    }
+}
+
+/// A deferral of a message in large message mode.
+pub(super) fn large_deferral(user: &str, sequence: u64, content: ContentFile) -> Command {
+    let Command::Defer { mut message, quota } = deferral(user, sequence) else { unreachable!() };
+    message.content = Some(content);
+    Command::Defer { message, quota }
 }
 
 /// Executes one command.

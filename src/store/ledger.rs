@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 /// The books, kept in step with the transaction under way: they can be taken back to any [`Mark`] of it.
 ///
-/// Sixteen bytes for a message whose row takes a hundred times that: the disk is full long before the memory.
+/// A few words for a message whose row takes fifty times that: the disk is full long before the memory.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     queues: HashMap<Aor, Queue, foldhash::fast::RandomState>,
@@ -34,7 +34,16 @@ struct Queue {
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     id: MessageId,
-    len: u32,
+    size: Size,
+}
+
+/// What a deferred message takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Size {
+    /// Bytes of the request, and of the content if there is one.
+    pub(super) len: u64,
+    /// It has a file in the content store.
+    pub(super) has_content: bool,
 }
 
 #[derive(Debug)]
@@ -52,11 +61,11 @@ impl Ledger {
     }
 
     /// Books a message as the database has it at the start.
-    pub(super) fn open_deferred(&mut self, user: &str, id: MessageId, len: u32) {
+    pub(super) fn open_deferred(&mut self, user: &str, id: MessageId, size: Size) {
         let (_, queue) =
             self.queues.raw_entry_mut().from_key(user).or_insert_with(|| (Aor::from_canonical(user), Queue::default()));
-        queue.insert(Entry { id, len });
-        self.count_in(len);
+        queue.insert(Entry { id, size });
+        self.count_in(size);
     }
 
     /// Row counts.
@@ -79,17 +88,23 @@ impl Ledger {
         self.queues.get(user).is_some_and(|queue| queue.index(id).is_ok())
     }
 
+    /// True if this message waits for this user and has a file in the content store.
+    pub(super) fn has_content(&self, user: &Aor, id: MessageId) -> bool {
+        let queue = self.queues.get(user);
+        queue.is_some_and(|queue| queue.index(id).is_ok_and(|index| queue.entries[index].size.has_content))
+    }
+
     /// True if one more message of this size keeps the user within the quota.
-    pub(super) fn fits(&self, user: &Aor, len: usize, quota: Quota) -> bool {
+    pub(super) fn fits(&self, user: &Aor, len: u64, quota: Quota) -> bool {
         let (count, bytes) = self.queues.get(user).map_or((0, 0), |queue| (queue.entries.len(), queue.bytes));
-        count < quota.count as usize && bytes.saturating_add(len as u64) <= quota.bytes
+        count < quota.count as usize && bytes.saturating_add(len) <= quota.bytes
     }
 
     /// Books a message in.
-    pub(super) fn deferred(&mut self, user: &Aor, id: MessageId, len: u32) {
-        let entry = Entry { id, len };
+    pub(super) fn deferred(&mut self, user: &Aor, id: MessageId, size: Size) {
+        let entry = Entry { id, size };
         self.add(user, entry);
-        self.count_in(len);
+        self.count_in(size);
         self.changes.push(Change::Added(user.clone(), entry));
     }
 
@@ -97,7 +112,7 @@ impl Ledger {
     pub(super) fn removed(&mut self, user: &Aor, id: MessageId) {
         if let Some(entry) = self.take(user, id) {
             self.levels.deferred -= 1;
-            self.levels.deferred_bytes -= u64::from(entry.len);
+            self.levels.deferred_bytes -= entry.size.len;
             self.changes.push(Change::Removed(user.clone(), entry));
         }
     }
@@ -164,7 +179,7 @@ impl Ledger {
     fn take(&mut self, user: &Aor, id: MessageId) -> Option<Entry> {
         let queue = self.queues.get_mut(user)?;
         let entry = queue.index(id).ok().and_then(|index| queue.entries.remove(index))?;
-        queue.bytes -= u64::from(entry.len);
+        queue.bytes -= entry.size.len;
         if queue.entries.is_empty() {
             debug_assert_eq!(queue.bytes, 0, "no messages, no bytes");
             self.queues.remove(user);
@@ -172,9 +187,9 @@ impl Ledger {
         Some(entry)
     }
 
-    fn count_in(&mut self, len: u32) {
+    fn count_in(&mut self, size: Size) {
         self.levels.deferred += 1;
-        self.levels.deferred_bytes += u64::from(len);
+        self.levels.deferred_bytes += size.len;
     }
 
     fn shelf(&mut self, shelf: Shelf) -> &mut u64 {
@@ -187,7 +202,7 @@ impl Ledger {
 
 impl Queue {
     fn insert(&mut self, entry: Entry) {
-        self.bytes += u64::from(entry.len);
+        self.bytes += entry.size.len;
         match self.index(entry.id) {
             Ok(_) => debug_assert!(false, "an id is given once"),
             Err(index) => self.entries.insert(index, entry),
@@ -203,6 +218,10 @@ impl Queue {
 mod tests {
     use super::*;
 
+    fn size(len: u64) -> Size {
+        Size { len, has_content: false }
+    }
+
     fn ids(ledger: &Ledger, user: &Aor) -> Vec<u64> {
         ledger.queue(user).map(|id| id.0).collect()
     }
@@ -211,11 +230,11 @@ mod tests {
     fn what_a_failed_transaction_booked_is_taken_back() {
         let (bob, ann) = (Aor::from_canonical("sip:bob@home.example"), Aor::from_canonical("sip:ann@home.example"));
         let mut ledger = Ledger::default();
-        ledger.open_deferred(bob.as_str(), MessageId(1), 10);
-        ledger.open_deferred(bob.as_str(), MessageId(2), 20);
+        ledger.open_deferred(bob.as_str(), MessageId(1), size(10));
+        ledger.open_deferred(bob.as_str(), MessageId(2), size(20));
         let start = ledger.mark();
         ledger.removed(&bob, MessageId(1));
-        ledger.deferred(&ann, MessageId(3), 7);
+        ledger.deferred(&ann, MessageId(3), size(7));
         ledger.kept(Shelf::History);
         let middle = ledger.mark();
         ledger.removed(&bob, MessageId(2));
@@ -236,9 +255,9 @@ mod tests {
         let quota = Quota { count: 2, bytes: 10 };
         assert!(ledger.fits(&bob, 10, quota));
         assert!(!ledger.fits(&bob, 11, quota));
-        ledger.deferred(&bob, MessageId(1), 3);
+        ledger.deferred(&bob, MessageId(1), size(3));
         assert!(ledger.fits(&bob, 7, quota));
-        ledger.deferred(&bob, MessageId(2), 3);
+        ledger.deferred(&bob, MessageId(2), size(3));
         assert!(!ledger.fits(&bob, 1, quota));
     }
 }

@@ -1,14 +1,15 @@
 //! The message store and the conversation history (SPEC §2.5): two shelves of objects of one shape.
 
-use super::content::{self, Cut};
+use super::content::{self, Cut, Sha256Hex};
 use super::engine::Engine;
 use super::failure::Failure;
 use crate::base::id::{Aor, MessageId};
 use crate::base::time::UnixMillis;
-use crate::participating::storage::{Direction, MessageObject, Outcome, Reply, Shelf};
+use crate::participating::storage::{ContentFile, Direction, MessageObject, Outcome, Reply, Shelf};
 use bytes::Bytes;
 use rusqlite::types::FromSqlError;
 use rusqlite::{OptionalExtension, Row};
+use std::borrow::Cow;
 
 /// SQL text with the shelf's table in the gaps: a constant, so that the statement cache finds it without formatting.
 macro_rules! on_shelf {
@@ -20,6 +21,16 @@ macro_rules! on_shelf {
     };
 }
 
+/// What of a body stands in its object's row.
+#[derive(Default)]
+struct StoredBody<'a> {
+    body: Cow<'a, [u8]>,
+    /// The media type of `body` where it is not the object's.
+    stored_type: Option<String>,
+    /// What is in files.
+    cuts: Vec<Cut>,
+}
+
 impl Engine {
     /// Keeps an object, once: the same user, IMDN-Message-ID and direction again change nothing.
     pub(super) fn keep(&mut self, shelf: Shelf, object: &MessageObject) -> Result<Reply, Failure> {
@@ -27,20 +38,17 @@ impl Engine {
             return Ok(Reply::Kept { id, created: false });
         }
         self.refuse_when_space_is_low()?;
-        let short = content::shorten(&object.content_type, &object.body, self.content_threshold);
-        let mut cuts_text = None;
-        if let Some(short) = &short {
-            for (cut, bytes) in short.cuts.iter().zip(&short.contents) {
-                self.content.put(&cut.sha256, bytes)?;
-                self.connection
-                    .prepare_cached(
-                        "INSERT INTO contents (sha256, size, reference_count) VALUES (?1, ?2, 1)
-                         ON CONFLICT DO UPDATE SET reference_count = reference_count + 1",
-                    )?
-                    .execute((cut.sha256.as_str(), bytes.len() as i64))?;
-            }
-            cuts_text = Some(serde_json::to_string(&short.cuts).expect("numbers and text are JSON"));
-        }
+        let row = match &object.content {
+            Some(file) => match (file.spool, Sha256Hex::from_name(&file.sha256)) {
+                (Some(spool), Some(sha256)) if file.len <= self.content_threshold as u64 => {
+                    StoredBody { body: self.content.absorb(spool, &sha256)?.into(), ..StoredBody::default() }
+                }
+                _ => self.keep_file(object, file)?,
+            },
+            None => self.keep_body(object)?,
+        };
+        let size = object.content.as_ref().map_or(object.body.len() as u64, |file| file.len);
+        let cuts = (!row.cuts.is_empty()).then(|| serde_json::to_string(&row.cuts).expect("numbers and text are JSON"));
         let id = self.ids.next(object.at);
         self.connection
             .prepare_cached(on_shelf!(
@@ -61,15 +69,35 @@ impl Engine {
                 outcome_text(object.outcome),
                 object.at.0,
                 self.node.0,
-                object.body.len() as i64,
+                size as i64,
                 &*object.content_type,
-                short.as_ref().and_then(|short| short.stored_type.as_deref()),
-                cuts_text,
+                row.stored_type,
+                cuts,
                 &*object.head,
-                short.as_ref().map_or(&*object.body, |short| &short.stored),
+                &*row.body,
             ))?;
         self.ledger.kept(shelf);
         Ok(Reply::Kept { id, created: true })
+    }
+
+    /// Takes large parts out of a body.
+    fn keep_body<'a>(&mut self, object: &'a MessageObject) -> Result<StoredBody<'a>, Failure> {
+        let Some(short) = content::shorten(&object.content_type, &object.body, self.content_threshold) else {
+            return Ok(StoredBody { body: Cow::Borrowed(&object.body), ..StoredBody::default() });
+        };
+        for (cut, bytes) in short.cuts.iter().zip(&short.contents) {
+            self.content.put(&cut.sha256, bytes)?;
+            self.refer(&cut.sha256, bytes.len() as u64)?;
+        }
+        Ok(StoredBody { body: short.stored.into(), stored_type: short.stored_type, cuts: short.cuts })
+    }
+
+    /// Takes a body that is a finished file of the spool.
+    fn keep_file(&mut self, object: &MessageObject, file: &ContentFile) -> Result<StoredBody<'static>, Failure> {
+        let len = usize::try_from(file.len).map_err(|_| Failure::Damaged("a file larger than memory"))?;
+        let sha256 = self.claim(file)?;
+        let whole = content::whole(&object.content_type, sha256, len);
+        Ok(StoredBody { body: whole.stored.into(), stored_type: Some(whole.stored_type), cuts: vec![whole.cut] })
     }
 
     /// Notes what became of a message in the history. One that is not there is no fault: not everybody records. What a
@@ -138,18 +166,7 @@ impl Engine {
         let Some(cuts) = cuts else { return Ok(Reply::Done) };
         self.ledger.discarded(shelf);
         for cut in cuts.as_deref().map(parse_cuts).transpose()?.unwrap_or_default() {
-            let sha256 = cut.sha256.as_str();
-            let last = self
-                .connection
-                .prepare_cached("DELETE FROM contents WHERE sha256 = ?1 AND reference_count = 1")?
-                .execute([sha256])?;
-            if last == 0 {
-                self.connection
-                    .prepare_cached("UPDATE contents SET reference_count = reference_count - 1 WHERE sha256 = ?1")?
-                    .execute([sha256])?;
-            } else {
-                self.content.released(cut.sha256);
-            }
+            self.release(cut.sha256)?;
         }
         Ok(Reply::Done)
     }
@@ -228,9 +245,9 @@ fn outcome(text: &str) -> Result<Outcome, FromSqlError> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixture::{self, Rig, aor, object, one};
+    use super::super::fixture::{self, Rig, aor, object, one, spooled};
     use super::*;
-    use crate::participating::storage::{Answer, Command, Levels};
+    use crate::participating::storage::{Answer, Command, Levels, SpoolId};
 
     fn keep(shelf: Shelf, object: &MessageObject) -> Command {
         Command::Keep { shelf, object: Box::new(object.clone()) }
@@ -395,5 +412,80 @@ mod tests {
         let answer = one(&mut rig.engine, Command::ReadObject { shelf: Shelf::Messages, user: aor("bob"), id });
         assert_eq!(answer, Err(crate::participating::storage::Fault::Broken));
         assert!(!rig.engine.broken, "reading does not say that the store cannot commit");
+    }
+
+    #[test]
+    fn an_object_whose_body_was_spooled_comes_back_byte_for_byte() {
+        let mut rig = fixture::rig();
+        // One of them is small enough for the row.
+        for (n, len) in [(1, 5_000), (2, 300)] {
+            let body: Vec<u8> = (0..len).map(|at| (at % 251) as u8).collect();
+            let mut given = object("bob", &format!("m{n}"), b"");
+            given.content = Some(spooled(&rig, SpoolId(n), &body));
+            given.content_type = "message/cpim".into();
+            given.body_len = len as u64;
+            given.id = kept(&one(&mut rig.engine, keep(Shelf::Messages, &given))).0;
+            let expected = MessageObject { content: None, body: Bytes::from(body), ..*given };
+            assert_eq!(read(&mut rig, Shelf::Messages, expected.id), [expected]);
+        }
+        assert_eq!(rig.content_files(), 1);
+        let list = objects(&mut rig, Command::ListObjects { shelf: Shelf::Messages, user: aor("bob"), limit: 9 });
+        assert_eq!(list.iter().map(|object| object.body_len).collect::<Vec<_>>(), [300, 5_000]);
+        let stored: String = rig
+            .engine
+            .connection
+            .query_row("SELECT stored_type FROM messages WHERE stored_type IS NOT NULL", [], |row| row.get(0))
+            .unwrap();
+        assert!(stored.starts_with("message/external-body; access-type=URL; URL=\"content:"), "{stored}");
+        let mut rig = rig.restart();
+        let remove = |id| Command::RemoveObject { shelf: Shelf::Messages, user: aor("bob"), id };
+        for object in list {
+            assert_eq!(one(&mut rig.engine, remove(object.id)), Ok(Reply::Done));
+        }
+        assert_eq!(rig.content_files(), 0);
+    }
+
+    #[test]
+    fn a_message_that_was_deferred_and_recorded_is_one_file() {
+        let mut rig = fixture::rig();
+        let body = [b'x'; 5_000];
+        let mut recorded = object("bob", "m1", b"");
+        recorded.content = Some(spooled(&rig, SpoolId(1), &body));
+        let content = spooled(&rig, SpoolId(2), &body);
+        let answers = rig.engine.commit(&[keep(Shelf::History, &recorded), fixture::large_deferral("bob", 1, content)]);
+        assert_eq!(rig.content_files(), 1);
+        let id = fixture::deferred_id(&answers[1]);
+        let settlement = crate::participating::storage::Settlement::Remove;
+        assert!(one(&mut rig.engine, Command::Settle { user: aor("bob"), id, settlement }).is_ok());
+        assert_eq!(read(&mut rig, Shelf::History, kept(&answers[0]).0)[0].body, &body[..]);
+    }
+
+    #[test]
+    fn the_same_object_again_leaves_the_spooled_file_to_be_discarded() {
+        let mut rig = fixture::rig();
+        let mut given = object("bob", "m1", b"");
+        given.content = Some(spooled(&rig, SpoolId(1), &[b'x'; 5_000]));
+        assert!(kept(&one(&mut rig.engine, keep(Shelf::Messages, &given))).1);
+        given.content = Some(spooled(&rig, SpoolId(2), &[b'x'; 5_000]));
+        assert!(!kept(&one(&mut rig.engine, keep(Shelf::Messages, &given))).1);
+        assert_eq!(rig.content_files(), 2, "the second spooled file is nobody's");
+    }
+
+    #[test]
+    fn an_object_may_refer_to_what_a_deferred_message_brought() {
+        let mut rig = fixture::rig();
+        let content = spooled(&rig, SpoolId(1), b"a large message");
+        let id = fixture::deferred_id(&one(&mut rig.engine, fixture::large_deferral("bob", 1, content.clone())));
+        let mut recorded = object("bob", "m1", b"");
+        recorded.content = Some(ContentFile { spool: None, ..content.clone() });
+        let kept = kept(&one(&mut rig.engine, keep(Shelf::History, &recorded))).0;
+        let settlement = crate::participating::storage::Settlement::Remove;
+        assert!(one(&mut rig.engine, Command::Settle { user: aor("bob"), id, settlement }).is_ok());
+        assert_eq!(read(&mut rig, Shelf::History, kept)[0].body, "a large message");
+        recorded.imdn_message_id = "m2".into();
+        recorded.content = Some(ContentFile { spool: None, sha256: "0".repeat(64).into(), ..content });
+        let answer = one(&mut rig.engine, keep(Shelf::History, &recorded));
+        assert_eq!(answer, Err(crate::participating::storage::Fault::Broken), "there is no such file");
+        assert_eq!(read(&mut rig, Shelf::History, kept).len(), 1, "and the others are as they were");
     }
 }

@@ -4,7 +4,7 @@ use super::content::{ContentStore, Sha256Hex};
 use super::engine::{Engine, Space};
 use super::failure::Failure;
 use super::ids::Ids;
-use super::ledger::Ledger;
+use super::ledger::{Ledger, Size};
 use super::{schema, subscribers};
 use crate::base::id::{Aor, MessageId, NodeId};
 use crate::participating::devices::Device;
@@ -139,15 +139,21 @@ fn open_database(path: &Path) -> Result<Connection, OpenError> {
 /// Adds up what the tables hold, once; from here on it is kept in memory.
 fn read_books(connection: &Connection) -> Result<(Ledger, Ids), Failure> {
     let mut ledger = Ledger::default();
+    let with_content: HashSet<i64> = connection
+        .prepare("SELECT id FROM deferred_contents")?
+        .query_map([], |row| row.get(0))?
+        .collect::<Result<_, _>>()?;
     // The outline answers this alone; no request is read.
     let mut statement =
         connection.prepare("SELECT id, user, size FROM deferred INDEXED BY deferred_outline ORDER BY id")?;
     let mut rows = statement.query([])?;
     let mut last = 0;
     while let Some(row) = rows.next()? {
-        last = row.get::<_, i64>(0)? as u64;
+        let id: i64 = row.get(0)?;
+        last = id as u64;
         let user = row.get_ref(1)?.as_str().map_err(rusqlite::Error::from)?;
-        ledger.open_deferred(user, MessageId(last), row.get(2)?);
+        let len = u64::try_from(row.get::<_, i64>(2)?).unwrap_or(0);
+        ledger.open_deferred(user, MessageId(last), Size { len, has_content: with_content.contains(&id) });
     }
     let number = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0)).map(|number| number as u64);
     ledger.open_counts(

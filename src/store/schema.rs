@@ -45,7 +45,7 @@ const WAL_LEN_KEPT: i64 = 64 << 20;
 const CACHE_KIB: i64 = 64 << 10;
 
 /// Entry `n` takes a file from version `n` to `n + 1`. Entries are only ever added.
-const MIGRATIONS: &[&str] = &[VERSION_1];
+const MIGRATIONS: &[&str] = &[VERSION_1, VERSION_2];
 
 /// Tables of messages grow at their ends: ids grow with time, so the rows of one commit share pages whoever they are for.
 /// Whatever is clustered or indexed by user touches a page of its own for every row of a commit, and pages are what a
@@ -143,6 +143,19 @@ CREATE TABLE availability (
 ) WITHOUT ROWID;
 ";
 
+/// Messages of large message mode in the deferred queue: their content is a file. A table of its own, so that the rows of
+/// all others stay as they are.
+const VERSION_2: &str = "
+CREATE TABLE deferred_contents (
+    id              INTEGER PRIMARY KEY,
+    sha256          TEXT NOT NULL,
+    size            INTEGER NOT NULL,
+    content_type    TEXT NOT NULL,
+    imdn_message_id TEXT NOT NULL,
+    date_time       TEXT NOT NULL
+);
+";
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -154,6 +167,17 @@ mod tests {
         let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
         assert_eq!(version, MIGRATIONS.len() as i64);
         assert_eq!(migrate(&mut connection), Ok(Ok(())));
+    }
+
+    #[test]
+    fn a_file_of_the_first_version_keeps_its_rows() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch(VERSION_1).unwrap();
+        connection.pragma_update(None, "user_version", 1).unwrap();
+        connection.execute_batch("INSERT INTO deferred VALUES (1, 'u', 2, 'o', 0, 0, 0, 0, 0, 0, x'3132')").unwrap();
+        assert_eq!(migrate(&mut connection), Ok(Ok(())));
+        let sum = "SELECT (SELECT count(*) FROM deferred) + (SELECT count(*) FROM deferred_contents)";
+        assert_eq!(connection.query_row(sum, [], |row| row.get(0)), Ok(1));
     }
 
     #[test]

@@ -88,7 +88,7 @@ impl ModelStore {
             Command::PutDevices { .. } | Command::PutAvailability { .. } => Ok(Reply::Done),
             Command::Levels => Ok(Reply::Levels(Levels {
                 deferred: self.deferred.len() as u64,
-                deferred_bytes: self.deferred.values().map(|message| message.request.len() as u64).sum(),
+                deferred_bytes: self.deferred.values().map(size).sum(),
                 messages: self.messages.len() as u64,
                 history: self.history.len() as u64,
                 documents: self.documents.len() as u64,
@@ -107,12 +107,14 @@ impl ModelStore {
 
     fn defer(&mut self, mut message: DeferredMessage, quota: Quota) -> Answer {
         let mine = self.deferred.values().filter(|known| known.user == message.user);
-        let (count, bytes) =
-            mine.fold((1, message.request.len() as u64), |(n, sum), known| (n + 1, sum + known.request.len() as u64));
+        let (count, bytes) = mine.fold((1, size(&message)), |(n, sum), known| (n + 1, sum + size(known)));
         if count > quota.count || bytes > quota.bytes {
             return Err(Fault::QuotaExceeded);
         }
         message.id = self.next_id();
+        if let Some(content) = &mut message.content {
+            content.spool = None;
+        }
         let id = message.id;
         self.deferred.insert(id, message);
         Ok(Reply::Deferred(id))
@@ -142,6 +144,10 @@ impl ModelStore {
             return Reply::Kept { id: known.id, created: false };
         }
         object.id = self.next_id();
+        if let Some(content) = object.content.take() {
+            // The model has no files: what was in one is known by its length alone.
+            object.body_len = content.len;
+        }
         let id = object.id;
         self.shelf(shelf).push(object);
         Reply::Kept { id, created: true }
@@ -158,4 +164,9 @@ impl ModelStore {
         self.last_id += 1;
         MessageId(self.last_id)
     }
+}
+
+/// What a deferred message counts for in its user's quota.
+fn size(message: &DeferredMessage) -> u64 {
+    message.request.len() as u64 + message.content.as_ref().map_or(0, |content| content.len)
 }

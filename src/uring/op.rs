@@ -2,6 +2,7 @@
 
 use super::addr::RawAddr;
 use bytes::Bytes;
+use io_uring::squeue;
 use std::net::SocketAddr;
 use std::ptr::NonNull;
 
@@ -149,6 +150,17 @@ impl Connecting {
         self.token = token;
         (self.addr, self.len) = RawAddr::new(to);
     }
+}
+
+/// A multishot receive that lets other requests have their turn after so many bytes; 0 sets no bound.
+pub(super) fn with_burst_len(mut entry: squeue::Entry, len: u32) -> squeue::Entry {
+    // The bindings have no name for `optlen` of `struct io_uring_sqe`, which a receive reads as this bound.
+    const OPTLEN_OFFSET: usize = 44;
+    const { assert!(size_of::<squeue::Entry>() == 64 && align_of::<squeue::Entry>() >= align_of::<u32>()) };
+    // SAFETY: the entry is the kernel's structure of 64 plain bytes, in its layout; the field lies inside, is aligned, and
+    // takes any value.
+    unsafe { std::ptr::from_mut(&mut entry).cast::<u8>().add(OPTLEN_OFFSET).cast::<u32>().write(len) };
+    entry
 }
 
 /// A message header that points nowhere.

@@ -110,7 +110,8 @@ fn try_receive() -> Result<(), Missing> {
         completion_count: 16,
         datagrams: buffers,
         streams: buffers,
-        media: SharedPlan { buffers, incremental: false },
+        media: [SharedPlan { buffers, offered_count: 2, incremental: false }; 2],
+        media_burst_len: 512,
         datagram_send_count_max: 1,
         stream_send_count_max: 1,
     })

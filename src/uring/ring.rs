@@ -3,7 +3,7 @@
 use super::addr::{self, RAW_ADDR_LEN};
 use super::buffers::{BufferPlan, Lease, Pool};
 use super::eventfd::EventFd;
-use super::op::{Connecting, DatagramSend, Slots, StreamSend, empty_header};
+use super::op::{self, Connecting, DatagramSend, Slots, StreamSend, empty_header};
 use super::shared::{Piece, Shared, SharedPlan, SharedPool};
 use bytes::Bytes;
 use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
@@ -14,6 +14,7 @@ use std::io;
 use std::mem::ManuallyDrop;
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 /// Names whose request completed: a slot of the caller's table and how often it was given out before.
@@ -112,8 +113,10 @@ pub struct RingPlan {
     pub datagrams: BufferPlan,
     /// Buffers for streams.
     pub streams: BufferPlan,
-    /// Buffers for media connections.
-    pub media: SharedPlan,
+    /// Buffers for media connections; the second shape is for kernels that do not take the first.
+    pub media: [SharedPlan; 2],
+    /// Bytes after which a media connection that goes on sending lets the others receive, where the kernel can do that.
+    pub media_burst_len: u32,
     /// Datagrams in the kernel's hands; further ones are refused.
     pub datagram_send_count_max: usize,
     /// Stream and media sends together, and connection attempts, in the kernel's hands.
@@ -132,6 +135,8 @@ pub const BATCH_COUNT_MAX: usize = 64;
 const DATAGRAM_GROUP: u16 = 0;
 const STREAM_GROUP: u16 = 1;
 const MEDIA_GROUP: u16 = 2;
+/// No caller's token: the tables of connections are smaller.
+const NOBODY: Token = Token { slot: 0x00FF_FFFF, generation: u32::MAX };
 
 /// Everything that submitted requests point to.
 struct Memory {
@@ -160,6 +165,8 @@ pub struct Ring {
     /// Datagrams pushed since the last submission: all complete during it.
     datagrams_pushed: usize,
     enter_flags: EnterFlags,
+    /// See [`RingPlan::media_burst_len`]; 0 where the kernel has no such bound.
+    media_burst_len: u32,
 }
 
 impl Ring {
@@ -190,11 +197,31 @@ impl Ring {
             sends_in_flight: 0,
             datagrams_pushed: 0,
             enter_flags,
+            media_burst_len: plan.media_burst_len,
         };
         let (_, header) = ring.memory.header.take().expect("the table is new");
         header.msg_namelen = RAW_ADDR_LEN as libc::socklen_t;
         ring.memory.wakes.take().expect("the table is new");
+        if !ring.takes_burst_len()? {
+            ring.media_burst_len = 0;
+        }
         Ok(ring)
+    }
+
+    /// Whether the kernel bounds what one connection receives at a time (Linux 6.17); earlier ones refuse the request.
+    fn takes_burst_len(&mut self) -> io::Result<bool> {
+        let (ended, _) = UnixStream::pair()?;
+        self.receive_media(&ended, NOBODY);
+        let mut completions = Vec::new();
+        for _ in 0..QUIESCE_TURNS {
+            self.submit(Some(QUIESCE_TIME / QUIESCE_TURNS))?;
+            self.reap(&mut completions, 1);
+            if let Some(completion) = completions.pop() {
+                completion.piece.into_iter().for_each(|piece| self.recycle_media(piece));
+                return Ok(completion.result == Ok(0));
+            }
+        }
+        Ok(false)
     }
 
     /// Accepts connections until told otherwise: a [`Kind::Accept`] for each.
@@ -235,6 +262,7 @@ impl Ring {
     pub fn receive_media(&mut self, stream: impl AsFd, token: Token) {
         let group = self.memory.media.group();
         let entry = opcode::RecvMulti::new(Fd(stream.as_fd().as_raw_fd()), group).build();
+        let entry = op::with_burst_len(entry, self.media_burst_len);
         // SAFETY: the buffers belong to the group, whose memory lives at least as long as the ring.
         unsafe { self.push(entry, Kind::Media, token) };
     }
@@ -383,6 +411,11 @@ impl Ring {
     /// Makes the media bytes of a completion outlive it.
     pub fn share(&self, piece: &Piece) -> Shared {
         self.memory.media.share(piece)
+    }
+
+    /// How many media receives find a buffer after the next submission, if each takes one.
+    pub fn media_available_count(&self) -> usize {
+        self.memory.media.available_count()
     }
 
     /// Gives media bytes back.
@@ -690,6 +723,76 @@ mod tests {
     }
 
     #[test]
+    fn media_bytes_come_in_pieces_that_may_be_kept() {
+        use std::io::Write;
+        let buffers = BufferPlan { count: 4, len: 4096, stride: 4096 };
+        for incremental in [true, false] {
+            let plan = SharedPlan { buffers, offered_count: 1, incremental };
+            let mut ring = Ring::new(RingPlan { media: [plan; 2], ..small() }).unwrap();
+            let (ours, mut theirs) = UnixStream::pair().unwrap();
+            let token = Token { slot: 1, generation: 2 };
+            ring.receive_media(&ours, token);
+            let mut kept = Vec::new();
+            for number in 0..8u8 {
+                theirs.write_all(&[number; 700]).unwrap();
+                let mut completions = Vec::new();
+                wait(&mut ring, &mut completions);
+                assert_eq!((completions.len(), completions[0].token), (1, token));
+                let completion = completions.remove(0);
+                let piece = completion.piece.unwrap();
+                assert_eq!(ring.media_bytes(&piece).len() as u32, completion.result.unwrap());
+                let (Shared::InPlace(bytes) | Shared::Copied(bytes)) = ring.share(&piece);
+                kept.push(bytes);
+                ring.recycle_media(piece);
+                if !completion.more {
+                    ring.receive_media(&ours, token);
+                }
+            }
+            drop(theirs);
+            let mut completions = Vec::new();
+            while completions.last().is_none_or(|last: &Completion| last.result != Ok(0)) {
+                wait(&mut ring, &mut completions);
+                for completion in &mut completions {
+                    let Some(piece) = completion.piece.take() else { continue };
+                    kept.push(Bytes::copy_from_slice(ring.media_bytes(&piece)));
+                    ring.recycle_media(piece);
+                }
+            }
+            drop(ring);
+            let expected: Vec<u8> = (0..8).flat_map(|number| [number; 700]).collect();
+            assert!(kept.concat() == expected, "incremental: {incremental}");
+        }
+    }
+
+    #[test]
+    fn a_media_receive_ends_when_it_is_cancelled_and_only_then() {
+        use std::io::Write;
+        let mut ring = Ring::new(small()).unwrap();
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let (token, other) = (Token { slot: 1, generation: 2 }, Token { slot: 1, generation: 3 });
+        ring.receive_media(&ours, token);
+        ring.cancel_media(other);
+        theirs.write_all(b"x").unwrap();
+        let mut completions = Vec::new();
+        wait(&mut ring, &mut completions);
+        assert!(completions[0].result == Ok(1) && completions[0].more);
+        ring.recycle_media(completions.remove(0).piece.unwrap());
+        ring.cancel_media(token);
+        wait(&mut ring, &mut completions);
+        assert!(completions[0].result == Err(libc::ECANCELED) && !completions[0].more);
+        assert_eq!(completions[0].token, token);
+    }
+
+    #[test]
+    fn a_short_media_send_gives_the_rest_back() {
+        let mut send = StreamSend::empty();
+        for (sent, rest) in [(0, &["abc", "defg", "hi"][..]), (3, &["defg", "hi"]), (4, &["efg", "hi"]), (9, &[])] {
+            send.bytes = ["abc", "", "defg", "hi"].map(Bytes::from).to_vec();
+            assert_eq!(send.unsent(sent), rest);
+        }
+    }
+
+    #[test]
     fn an_eventfd_ends_a_wait() {
         use crate::base::mailbox::Wake;
         let mut ring = Ring::new(small()).unwrap();
@@ -708,7 +811,8 @@ mod tests {
             completion_count: 64,
             datagrams: buffers,
             streams: buffers,
-            media: SharedPlan { buffers, incremental: false },
+            media: [SharedPlan { buffers, offered_count: 2, incremental: false }; 2],
+            media_burst_len: 512,
             datagram_send_count_max: 64,
             stream_send_count_max: 64,
         }

@@ -49,7 +49,8 @@ fn a29_a_client_that_is_too_old_gets_403_with_error_info() {
         for good in
             ["CPM-client/OMA2.0", "RCS/1 CPM-client/OMA2.2 x", "CPM-serv/OMA2.2 RCS-serv/UP_2.3", "CPM-client/OMA10.0"]
         {
-            let call = Call::start(&mut world, &Plan::default().header("User-Agent", good));
+            let mut call = Call::start(&mut world, &Plan::default().header("User-Agent", good));
+            call.ring(&mut world, 180);
             world.alice.cancel(&call.sent);
             let cancel = world.core.wanted("CANCEL", |message| message.method() == Some("CANCEL"));
             world.core.answer(&cancel, 200);

@@ -4,7 +4,7 @@ use crate::support::documents::*;
 use crate::support::eventually;
 use crate::support::large::*;
 use crate::support::message::token;
-use crate::support::msrp::{Arrival, Assembled, Chunk, Frame, Peer, Wire};
+use crate::support::msrp::{Arrival, Assembled, Chunk, Frame, Peer, Wire, first};
 use crate::support::sdp::{Media, Sdp};
 use crate::support::world::*;
 use std::time::Duration;
@@ -106,7 +106,8 @@ fn hop_by_hop_a_later_failure_becomes_a_report() {
         assert!(text.starts_with(&format!("000 {status}")), "{text}");
         assert_eq!(Some(report.must("Message-ID")), header_of(&chunk, "Message-ID"));
         assert_eq!(report.must("To-Path"), call.a.uri, "the sender's whole From-Path");
-        assert_eq!(report.must("From-Path"), call.a_answer().path()[0], "own URI only");
+        // Own URI alone as relays do it (SPEC §4.8), or the whole path that SDP gave.
+        assert_eq!(first(&report.must("From-Path")), call.a_answer().path()[0]);
         let (start, end, _) = report.range();
         assert_eq!((start, end), (1, frame.body.map(|body| body.len() as u64)));
     }
@@ -530,10 +531,42 @@ fn one_connection_carries_two_sessions() {
 }
 
 #[test]
+fn an_answer_does_not_wait_for_a_chunk_whose_sender_stalls() {
+    let mut world = end_to_end();
+    let mut call = Call::establish(&mut world, &Plan::default());
+    let body = large_cpim(10_000);
+    let chunk = call.a.send_request("m").range(1, None, Some(body.len() as u64)).body(CPIM, body.clone());
+    let bytes = chunk.encode();
+    call.a.wire().write(&bytes[..5_000]);
+    // The device asks something while the chunk towards it is open: the chunk is interrupted (SPEC §4.4).
+    let question = call.b.send_request("question");
+    call.b.send(&question);
+    let mut whole = Assembled::default();
+    loop {
+        let frame = call.b.next();
+        if frame.status.is_some() {
+            assert_eq!((frame.status, &frame.id), (Some(200), &question.id));
+            break;
+        }
+        whole.add(&frame);
+        call.b.answer(&frame, 200);
+    }
+    call.a.wire().write(&bytes[5_000..]);
+    while !whole.is_complete() {
+        let frame = call.b.next_send();
+        whole.add(&frame);
+        call.b.answer(&frame, 200);
+    }
+    assert_eq!(sha256(&whole.bytes), sha256(&body));
+    assert_eq!(call.a.response_to(&chunk).status, Some(200));
+}
+
+#[test]
 fn messages_of_one_session_are_never_mixed() {
     let mut world = end_to_end();
     let mut call = Call::establish(&mut world, &Plan::default());
-    // Alice interleaves two messages, which RFC 4975 §5.1 lets her do; each chunk stays whole and in order.
+    // Alice interleaves two messages, which RFC 4975 §5.1 lets her do; clients that append whatever comes must not see
+    // it (SPEC §4.8). What cannot be kept whole is aborted, and she is told.
     let (one, two) = (large_cpim(20_000), large_cpim(21_000));
     let mut chunks = Vec::new();
     for at in [0, 10_000, 20_000] {
@@ -543,17 +576,24 @@ fn messages_of_one_session_are_never_mixed() {
     for chunk in &chunks {
         call.a.send(chunk);
     }
-    let mut parts = [Assembled::default(), Assembled::default()];
-    while !parts.iter().all(Assembled::is_complete) {
-        let frame = call.b.next_send();
-        let index = usize::from(frame.must("Message-ID") == "two");
-        parts[index].add(&frame);
+    let mut open: Option<Assembled> = None;
+    let mut whole = Vec::new();
+    while let Arrival::Frame(frame) = call.b.arrival(Duration::from_millis(500)) {
         call.b.answer(&frame, 200);
+        let message = open.get_or_insert_default();
+        // Asserts that the Message-ID is that of the open message.
+        message.add(&frame);
+        if frame.flag != '+' {
+            let message = open.take().expect("just filled");
+            whole.extend((frame.flag == '$').then_some(message.bytes));
+        }
     }
-    assert_eq!((sha256(&parts[0].bytes), sha256(&parts[1].bytes)), (sha256(&one), sha256(&two)));
-    for chunk in &chunks {
-        assert_eq!(call.a.response_to(chunk).status, Some(200));
-    }
+    assert!(open.is_none(), "every message that begins has an end");
+    let answers: Vec<u16> = chunks.iter().map(|_| call.a.next()).filter_map(|frame| frame.status).collect();
+    assert!(whole.iter().all(|bytes| *bytes == one || *bytes == two), "what is complete is whole");
+    let refused = answers.iter().any(|status| *status >= 400);
+    assert!(!whole.is_empty() && (whole.len() == 2 || refused), "{} whole, answers {answers:?}", whole.len());
+    call.assert_works();
 }
 
 #[test]
@@ -581,9 +621,9 @@ fn a_slow_receiver_stops_its_own_sender_and_nobody_else() {
     let mut world = World::with_bob_and(VARIANTS[0], |config| config.set("large.max_size", "200000000"));
     let mut slow = Call::establish(&mut world, &Plan::default());
     let mut quick = Call::establish(&mut world, &Plan::default());
-    slow.a.wire().take_little();
-    slow.b.wire().take_little();
-    let body = large_cpim(100 << 20);
+    slow.a.wire().set_kernel_buffers(16_384);
+    slow.b.wire().set_kernel_buffers(16_384);
+    let body = large_cpim(1 << 20).repeat(40);
     let chunk_len = 65_536;
     let mut bytes = Vec::new();
     let mut at = 0;
@@ -595,21 +635,22 @@ fn a_slow_receiver_stops_its_own_sender_and_nobody_else() {
     // The device reads nothing. What is taken fits windows and kernel buffers; the rest stays with Alice.
     let taken = slow.a.wire().write_until_stuck(&bytes, Duration::from_secs(1));
     println!("{taken} of {} bytes taken", bytes.len());
-    assert!(taken < 40 << 20, "the sender is stopped: {taken} of {} bytes were taken", bytes.len());
+    assert!(taken < 30 << 20, "the sender is stopped: {taken} of {} bytes were taken", bytes.len());
     assert!(world.appliance.metric("ringpost_msrp_pauses_total", &[]) > 0, "the appliance stopped reading");
     let waiting = world.gauge("ringpost_msrp_egress_bytes");
     assert!(waiting < 4 << 20, "{waiting} bytes wait in the appliance for one session");
     // Others on the same shard are as quick as ever.
-    let other = large_cpim(4 << 20);
+    let other = large_cpim(2 << 20);
     quick.transfer(&other, 65_536, 16);
     // When the device reads, everything arrives, in order and whole.
-    let expected = sha256(&body);
+    slow.a.wire().set_kernel_buffers(1 << 20);
+    slow.b.wire().set_kernel_buffers(1 << 20);
     let Call { a, b, .. } = &mut slow;
     std::thread::scope(|scope| {
         let receiver = scope.spawn(move || b.receive_message());
         a.wire().write(&bytes[taken..]);
         let whole = receiver.join().expect("the receiver saw what it should");
-        assert_eq!(sha256(&whole.bytes), expected);
+        assert!(whole.bytes == body, "{} bytes arrived, another text", whole.bytes.len());
     });
     let waiting = world.gauge("ringpost_msrp_egress_bytes");
     assert_eq!(waiting, 0, "nothing waits any more");
@@ -663,7 +704,8 @@ fn a_reset_anywhere_in_a_chunk_ends_both_legs_and_leaves_nothing() {
         call.a.wire().write(&chunk[..offset.min(chunk.len())]);
         if offset % 2 == 0 {
             // Bytes and reset may be seen at once; every second time they are seen apart.
-            call.b.bind();
+            let early = call.b.arrival(Duration::from_millis(5));
+            assert!(matches!(early, Arrival::Silence | Arrival::Frame(_)), "{early:?}");
         }
         call.a.take_wire().reset();
         ends_on_both_sides(&mut world, &mut call);
@@ -824,14 +866,14 @@ fn a_history_is_recorded_while_the_message_passes() {
 fn memory_stays_flat_while_much_passes() {
     let mut world = World::with_bob_and(VARIANTS[0], |config| config.set("large.max_size", "2000000000"));
     let mut call = Call::establish(&mut world, &Plan::default());
-    let body = large_cpim(8 << 20);
+    let body = large_cpim(6 << 20);
     call.transfer(&body, 65_536, 8);
     let before = resident_len(world.appliance.pid());
     for _ in 0..4 {
         call.transfer(&body, 65_536, 8);
     }
     let after = resident_len(world.appliance.pid());
-    assert!(after < before + (4 << 20), "from {before} to {after} bytes while 32 MiB passed");
+    assert!(after < before + (4 << 20), "from {before} to {after} bytes while 24 MiB passed");
 }
 
 /// Bytes of physical memory of a process.
@@ -873,7 +915,9 @@ fn counters_tell_what_passed() {
     assert_eq!(appliance.metric("ringpost_msrp_body_bytes_total", &[]), body.len() as u64);
     assert_eq!(appliance.metric("ringpost_msrp_responses_total", &["by=\"peer\""]), 3);
     assert_eq!(appliance.metric("ringpost_large_decisions_total", &["kind=\"bridge\""]), 1);
-    assert_eq!(appliance.metric("ringpost_large_messages_total", &["outcome=\"delivered\""]), 1);
+    eventually("the message counts", || {
+        (appliance.metric("ringpost_large_messages_total", &["outcome=\"delivered\""]) == 1).then_some(())
+    });
 }
 
 #[test]

@@ -123,8 +123,6 @@ fn a_passive_device_gets_the_binding_send_alone_until_it_has_answered_it() {
     let binding = call.b.wire().next();
     assert!(binding.is("SEND") && binding.body.is_none(), "{binding:?}");
     assert_eq!(binding.must("From-Path"), call.b.remote_path);
-    // Alice's next bodiless SEND is answered, so hers was read; the device has still only the one request.
-    call.a.assert_silent();
     let next = call.b.wire().arrival(Duration::from_millis(300));
     assert!(matches!(next, crate::support::msrp::Arrival::Silence), "{next:?}");
     call.b.answer(&binding, 200);

@@ -359,7 +359,12 @@ impl Call {
         assert_eq!(whole.flag, '$');
         assert_eq!(whole.total, Some(body.len() as u64));
         assert_eq!(whole.bytes.len(), body.len());
-        assert_eq!(sha256(&whole.bytes), sha256(body), "the body arrives as it was");
+        if body.len() <= 2 << 20 {
+            assert_eq!(sha256(&whole.bytes), sha256(body), "the body arrives as it was");
+        } else {
+            // Unoptimised hashing takes longer than the transfer.
+            assert!(whole.bytes == body, "the body arrives as it was");
+        }
         whole
     }
 

@@ -437,11 +437,11 @@ impl Wire {
         socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).expect("a socket option");
     }
 
-    /// Makes the kernel take few bytes on this end's behalf.
-    pub fn take_little(&self) {
+    /// Sets how many bytes the kernel takes on this end's behalf.
+    pub fn set_kernel_buffers(&self, len: usize) {
         let socket = socket2::SockRef::from(&self.stream);
-        socket.set_recv_buffer_size(16_384).expect("a socket option");
-        socket.set_send_buffer_size(16_384).expect("a socket option");
+        socket.set_recv_buffer_size(len).expect("a socket option");
+        socket.set_send_buffer_size(len).expect("a socket option");
     }
 
     /// The other end's address.

@@ -212,6 +212,22 @@ impl Sending {
 }
 
 #[test]
+fn what_the_receiver_has_acknowledged_without_a_gap_is_known_also_of_a_broken_transfer() {
+    let mut sending = Sending::new(1, 400_000, 1_000);
+    assert_eq!((sending.supply(), sending.world.relay.acknowledged(sending.id)), (4, 1_000));
+    let chunks = sending.world.heard(sending.b);
+    let chunk_len = 64 * 1024;
+    for (chunk, acknowledged) in [(1, 0), (0, 2), (2, 3)] {
+        sending.answer(&chunks[chunk], "200 OK");
+        assert_eq!(sending.world.relay.acknowledged(sending.id), 1_000 + acknowledged * chunk_len);
+    }
+    sending.answer(&chunks[3], "413 Stop");
+    assert_eq!(sending.world.relay.acknowledged(sending.id), 1_000 + 3 * chunk_len);
+    sending.world.relay.end(sending.id, sending.world.now);
+    assert_eq!(sending.world.relay.acknowledged(sending.id), 0, "the session is gone");
+}
+
+#[test]
 fn a_stored_message_is_sent_in_chunks_with_a_window_of_four() {
     for seed in 0..6 {
         let mut sending = Sending::new(seed, 400_000, 0);

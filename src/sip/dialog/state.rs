@@ -216,6 +216,13 @@ impl Dialog {
         write!(out, "CSeq: {} {}\r\n", request.cseq, request.method).expect("writing to memory cannot fail");
     }
 
+    /// Bytes of memory that the dialog holds besides itself.
+    ///
+    /// RFC 3261 §12.
+    pub const fn heap_len(&self) -> usize {
+        self.text.len()
+    }
+
     fn part(&self, part: usize) -> &[u8] {
         let start = if part == 0 { 0 } else { self.ends[part - 1] };
         &self.text[usize::from(start)..usize::from(self.ends[part])]
