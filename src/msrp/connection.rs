@@ -448,7 +448,7 @@ impl TicketParts {
 #[cfg(test)]
 impl Connection {
     /// Bytes behind the connection's pointers.
-    pub fn heap_len(&self) -> usize {
+    pub(super) fn heap_len(&self) -> usize {
         let framer = self.framer.as_ref().map_or(0, |framer| size_of::<Framer>() + framer.heap_len());
         framer + self.extra.as_ref().map_or(0, |_| size_of::<Extra>()) + self.egress.len()
     }

@@ -26,6 +26,7 @@ struct Buffer {
 /// Buffers that no connection uses.
 #[derive(Debug, Default)]
 pub struct Spare {
+    #[expect(clippy::vec_box, reason = "the box itself goes to a connection and comes back")]
     buffers: Vec<Box<Buffer>>,
 }
 
@@ -150,7 +151,12 @@ impl Buffer {
 
 impl Spare {
     fn pop(&mut self) -> Box<Buffer> {
-        self.buffers.pop().unwrap_or_default()
+        let mut buffer = self.buffers.pop().unwrap_or_default();
+        if buffer.tail.capacity() < BUFFER_LEN / 2 {
+            // Whatever left in it is gone as a rule, and all of it is free again.
+            let _ = buffer.tail.try_reclaim(BUFFER_LEN);
+        }
+        buffer
     }
 
     fn push(&mut self, mut buffer: Box<Buffer>) {

@@ -82,8 +82,9 @@ impl Relay {
             return self.refuse(head, status::NO_SESSION);
         }
         session.active_at = now;
-        if !head.has_body && !(leg.side == Side::Originating && session.continues(head)) {
-            //= RFC 4975 §5.4: it only joins the connection to its session, and is nobody else's business.
+        let is_of_message = head.has_body || (leg.side == Side::Originating && session.continues(head));
+        if !is_of_message {
+            // RFC 4975 §5.4: it only joins the connection to its session, and is nobody else's business.
             return self.accept(head);
         }
         if leg.side == Side::Terminating {

@@ -383,14 +383,14 @@ impl Relay {
 #[cfg(test)]
 impl Relay {
     /// Bytes of all sessions and connections.
-    pub fn memory_len(&self) -> usize {
+    pub(super) fn memory_len(&self) -> usize {
         let sessions = self.sessions.iter().map(|session| size_of::<Session>() + 8 + session.heap_len()).sum::<usize>();
         let connections = self.net.iter().map(|connection| 8 + size_of::<Connection>() + connection.heap_len());
         sessions + connections.sum::<usize>()
     }
 
     /// Panics when something remains of sessions and connections that are gone.
-    pub fn assert_no_leftovers(&self) {
+    pub(super) fn assert_no_leftovers(&self) {
         assert!(self.attempts.is_empty() && self.reach.is_empty(), "{:?}", self.reach);
         assert!(self.sessions.is_empty() && self.net.len() == 0);
         assert!(self.net.releases.is_empty());

@@ -357,7 +357,7 @@ pub const UNUSED_IDLE: Duration = Duration::from_secs(180);
 #[cfg(test)]
 impl Session {
     /// Bytes behind the session's pointers.
-    pub fn heap_len(&self) -> usize {
+    pub(super) fn heap_len(&self) -> usize {
         let legs = self.legs.iter().map(|leg| {
             let texts =
                 leg.uri.len() + leg.peer_path.len() + leg.accept_types.len() + leg.head.len() + leg.answer.len();

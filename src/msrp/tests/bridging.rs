@@ -26,7 +26,7 @@ fn a_chunk_and_its_response_pass_with_paths_rewritten() {
         assert_eq!((heard[0].tid.as_str(), heard[0].what.as_str()), ("aaaa1111", "200 OK"));
         assert_eq!(
             (heard[0].field("To-Path"), heard[0].field("From-Path")),
-            (A_PATH, &*bridge.world.relay.uri(bridge.id, Side::Originating))
+            (A_PATH, bridge.world.relay.uri(bridge.id, Side::Originating))
         );
         assert_eq!(heard.len(), 1);
         bridge.world.relay.end(bridge.id, bridge.world.now);

@@ -207,10 +207,9 @@ fn many_senders_share_a_connection_and_every_body_arrives() {
         for chunk in &heard {
             trunk.answer(chunk, "200 OK");
         }
-        for n in 0..count {
-            let (id, conn) = trunk.sessions[n];
+        for ((id, conn), stream) in trunk.sessions.clone().into_iter().zip(&streams) {
             let answers = trunk.world.heard(conn);
-            let asked = parse_count(&streams[n]);
+            let asked = parse_count(stream);
             assert_eq!(answers.len(), asked);
             assert!(answers.iter().all(|answer| answer.status() == 200));
             trunk.world.relay.end(id, trunk.world.now);
