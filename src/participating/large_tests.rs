@@ -404,14 +404,15 @@ fn without_room_for_a_session_the_sender_is_told_when_to_try_again() {
 }
 
 #[test]
-fn a_100_leaves_when_nobody_answers_within_200_ms() {
+fn a_100_leaves_when_nobody_answers_so_that_it_is_there_within_200_ms() {
     let mut scene = Scene::new();
     let (invite, _) = scene.call();
-    scene.wait(199 * MILLI);
+    scene.wait(149 * MILLI);
     scene.none();
     scene.wait(2 * MILLI);
     let trying = scene.one();
     assert_eq!((trying.status(), trying.to), (100, ALICE));
+    assert_eq!(trying.value("To"), "<sip:bob@home.example>", "no dialog yet");
     scene.receive(ALICE, &invite);
     assert_eq!(scene.one().status(), 100, "a repetition gets it again");
 }

@@ -123,7 +123,7 @@ impl InviteServer {
         }
     }
 
-    /// Asks to be told 200 ms after `now`, when the INVITE came, that a 100 is due if there is no answer by then.
+    /// Asks to be told 150 ms after `now`, when the INVITE came, that a 100 is due if there is no answer by then.
     ///
     /// RFC 3261 §17.2.1.
     #[must_use]
@@ -304,10 +304,10 @@ mod tests {
     }
 
     #[test]
-    fn a_100_is_due_200_ms_after_an_unanswered_invite() {
+    fn a_100_is_due_150_ms_after_an_unanswered_invite() {
         let mut server = InviteServer::new(Unreliable).with_trying(START);
-        assert_eq!(server.poll_timeout(), Some((after(200), "INVITE 100")));
-        assert_eq!(server.handle_timeout(after(200)), Action::tell(Tell::TryingDue));
+        assert_eq!(server.poll_timeout(), Some((after(150), "INVITE 100")));
+        assert_eq!(server.handle_timeout(after(150)), Action::tell(Tell::TryingDue));
         assert_eq!((server.state(), server.poll_timeout()), (State::Proceeding, None));
         let mut answered = InviteServer::new(Unreliable).with_trying(START);
         let _ = answered.on_send_response(180, after(50));

@@ -10,8 +10,8 @@ pub const T1: Duration = Duration::from_millis(500);
 pub const T2: Duration = Duration::from_secs(4);
 /// Longest time a message stays in the network. RFC 3261 §17.1.2.2.
 pub const T4: Duration = Duration::from_secs(5);
-/// An INVITE not answered for this long is answered 100. RFC 3261 §17.2.1.
-pub const INVITE_TRYING_DELAY: Duration = Duration::from_millis(200);
+/// An INVITE not answered for this long is answered 100, which is to be there within 200 ms. RFC 3261 §17.2.1.
+pub const INVITE_TRYING_DELAY: Duration = Duration::from_millis(150);
 
 /// The base values of all timers, kept small because every machine carries its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
