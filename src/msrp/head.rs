@@ -516,7 +516,9 @@ fn known(line: &[u8]) -> Option<(u16, &[u8])> {
         b's' => (14, b"Success-Report", SUCCESS_REPORT),
         _ => return None,
     };
-    if line.get(name_len) != Some(&b':') || !line[..name_len].eq_ignore_ascii_case(name) {
+    // Nearly everybody writes the names as RFC 4975 does: one plain comparison decides.
+    let is_name = |written: &[u8]| written == name || written.eq_ignore_ascii_case(name);
+    if line.get(name_len) != Some(&b':') || !is_name(&line[..name_len]) {
         return None;
     }
     Some((bit, line[name_len + 1..].trim_ascii()))
