@@ -87,8 +87,9 @@ impl Relay {
         let range = head.byte_range;
         let tail_len = END_LINE_LEN + head.transaction_id.len();
         let is_whole = !head.has_body || range.len().is_some_and(|len| at_hand as u64 >= len + tail_len as u64);
-        // Others wait on the same connection: they must be able to interrupt what may take long (RFC 4975 §5.1).
-        let is_interruptible = !is_whole && connection.legs.len() > 1;
+        // Others on the same connection, or an answer of ours, must be able to interrupt what may take long (RFC 4975 §5.1).
+        // A sender that names the chunk's end keeps that form where nobody else is: there are clients that rely on it.
+        let is_interruptible = !is_whole && (connection.legs.len() > 1 || range.end.is_none());
         connection.open = Some(id);
         connection.is_interruptible = is_interruptible;
         let passage = &mut session.passage;
@@ -184,8 +185,12 @@ impl Relay {
             self.net.throttle(to, conn);
         }
         let is_last = flag == Flag::End;
+        if flag == Flag::Abort {
+            self.net.counts.aborted += 1;
+        }
         if session.passage.report == FailureReport::No {
             session.is_finished |= is_last;
+            self.net.counts.delivered += u64::from(is_last);
             return;
         }
         let Some(back) = session.pending.back_mut() else { return };
@@ -243,6 +248,10 @@ impl Relay {
             (back.stamp, back.position, back.note) = (now, position, note);
         } else if is_last {
             session.is_finished = true;
+            self.net.counts.delivered += 1;
+        }
+        if is_broken || flag == Flag::Abort {
+            self.net.counts.aborted += 1;
         }
         if passage_ends_record(session, is_last, flag, is_broken) {
             self.end_record(id, is_last, report);
@@ -338,6 +347,7 @@ impl Relay {
         {
             tell(&mut self.net, &session.legs[0], front.tid(), code);
             session.is_finished |= front.is_last;
+            self.net.counts.delivered += u64::from(front.is_last);
             session.pending.pop_front();
             self.net.counts.responses += 1;
             if session.pending.len() == MSRP_PENDING_COUNT_MAX / 2
@@ -387,8 +397,10 @@ impl Relay {
             super::report::write(&mut self.net, &mut session.legs[0], &note, code, &mut self.scratch);
             entry.note = Some(note);
         }
-        if entry.is_last && is_success {
-            session.is_finished = true;
+        if entry.is_last {
+            session.is_finished |= is_success;
+            self.net.counts.delivered += u64::from(is_success);
+            self.net.counts.aborted += u64::from(!is_success);
         }
         let is_recorded = entry.note.as_ref().is_some_and(|note| note.is_recorded);
         if is_recorded || !is_success {
@@ -451,6 +463,7 @@ impl Relay {
         let Some(session) = self.sessions.get_mut(id) else { return };
         let is_underway = session.passage.stage == Stage::Underway && session.passage.message_id == message_id;
         session.stop_message(message_id, code, &mut self.events);
+        self.net.counts.aborted += u64::from(is_underway);
         if !is_underway || self.abort_chunk(id, now) {
             return;
         }

@@ -68,6 +68,10 @@ impl Relay {
         let Some(session) = self.sessions.get_mut(leg.id) else { return self.refuse(head, status::NO_SESSION) };
         match session.legs[leg.side.index()].conn {
             Some(bound) if bound == conn => {}
+            Some(_) if session.legs[leg.side.index()].may_move => {
+                self.unjoin(leg, now);
+                self.bind(conn, leg, now);
+            }
             Some(_) => return self.refuse(head, status::WRONG_CONNECTION),
             None if session.is_lost || session.legs[leg.side.index()].is_gone => {
                 return self.refuse(head, status::NO_SESSION);
@@ -106,7 +110,11 @@ impl Relay {
         }
         connection.route = None;
         let leg = self.find_leg(head).ok_or(status::NO_SESSION)?;
-        if let Some(connection) = self.net.get_mut(conn) {
+        // Remembered on the connection that the side is joined to alone: that one forgets it when the session ends.
+        let joined = self.sessions.get(leg.id).and_then(|session| session.legs[leg.side.index()].conn);
+        if joined == Some(conn)
+            && let Some(connection) = self.net.get_mut(conn)
+        {
             connection.route = Some(leg);
         }
         Ok(leg)

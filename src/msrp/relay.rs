@@ -4,17 +4,17 @@
 //! [`super::bridge`] passes chunks on and responses back, [`super::report`] passes reports, [`super::local`] takes and
 //! sends messages itself, [`super::joining`] connects and binds, [`super::ending`] gives up, [`super::timers`] waits.
 
-use super::connection::{Connection, Held, Ingress, Net};
+use super::connection::{Connection, Held, Ingress, LegRef, Net};
 use super::effect::MediaEffect;
 use super::framer::{Event as Framed, Framer, place_in};
 use super::head::{Flag, Head};
 use super::ingress::Verdict;
 use super::joining::{Attempt, Reach};
-use super::news::{Counts, Event, LegPlan, Levels, OpenPlan, SessionId, Side};
+use super::news::{Counts, Event, LegPlan, Levels, OpenPlan, Role, SessionId, Side};
 use super::session::Session;
 use super::settings::RelaySettings;
 use super::timers::Timed;
-use super::write;
+use super::{uri, write};
 use crate::base::id::ConnId;
 use crate::base::limits::{MSRP_EGRESS_HIGH, MSRP_SESSION_COUNT_MAX};
 use crate::base::rng::Rng;
@@ -108,12 +108,27 @@ impl Relay {
     /// Takes what a side's SDP said, the first time and after a re-INVITE. RFC 4975 §8.
     pub fn negotiate(&mut self, id: SessionId, side: Side, leg: LegPlan<'_>, now: Instant) {
         let Some(session) = self.sessions.get_mut(id) else { return };
+        let own = &mut session.legs[side.index()];
+        let has_moved = session.is_started
+            && !own.peer_path.is_empty()
+            && !uri::same_path(&own.peer_path, leg.peer_path.trim_ascii());
+        // A peer that connects comes when it likes, over another connection or the one that it has.
+        own.may_move |= has_moved && leg.role == Role::Passive;
+        if has_moved && leg.role == Role::Active {
+            self.unjoin(LegRef { id, side }, now);
+        }
+        let Some(session) = self.sessions.get_mut(id) else { return };
         session.negotiate(side, &leg, self.settings.path_mode);
         // What was checked against the paths before has to be checked again.
         for conn in session.legs.iter().filter_map(|leg| leg.conn) {
             if let Some(connection) = self.net.get_mut(conn) {
                 connection.route = None;
             }
+        }
+        if self.sessions.get(id).is_some_and(|session| session.is_started) {
+            // A peer that has moved, or that leaves it to us to connect.
+            self.reach_out(id, side, now);
+            self.arm(id);
         }
         self.settle(now);
     }

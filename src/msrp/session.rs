@@ -83,6 +83,8 @@ pub struct Leg {
     pub conn: Option<ConnId>,
     /// Its connection is gone for good.
     pub is_gone: bool,
+    /// SDP has named another endpoint: the next connection that says so takes over.
+    pub may_move: bool,
     /// Index of its listening address.
     pub listener: u8,
     /// Our part in opening the connection.
@@ -247,6 +249,7 @@ impl Leg {
             attempt: None,
             conn: None,
             is_gone: false,
+            may_move: false,
             listener,
             role: Role::Passive,
         }
