@@ -347,7 +347,7 @@ fn every_refusal_of_our_own_has_its_code_and_what_every_response_has() {
             message(1, "").replace("P-Asserted", "X-Asserted"),
         ),
         (404, "", bare("MESSAGE", "sip:nobody@home.example")),
-        (405, "Allow: MESSAGE", bare("SUBSCRIBE", BOB)),
+        (405, "Allow: INVITE", bare("SUBSCRIBE", BOB)),
         (413, "", message(1, "X-Fill: ").replace("X-Fill: ", &format!("X-Fill: {}\r\n", "x".repeat(1_300)))),
         (415, "Accept: message/cpim", message(1, "").replace("text/plain", "image/png")),
         (415, "Accept-Encoding: identity", message(1, "Content-Encoding: gzip\r\n")),
