@@ -342,6 +342,8 @@ impl<D: Directory> Core<D> {
 
     fn hand_over(&mut self, to: ShardId, bytes: &[u8], source: Source) {
         self.metrics.count(Counter::HandoverOut);
+        // What came to this shard's own port is answered from the one that all share: the other has no part in it.
+        let source = Source { socket: Socket::WellKnown, ..source };
         let input = Input::Handover { message: Bytes::copy_from_slice(bytes), source };
         self.effects.push_back(Effect::Post { to, input });
     }

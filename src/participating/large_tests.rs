@@ -364,7 +364,13 @@ fn an_invite_too_large_for_a_datagram_says_that_we_are_reached_over_tcp() {
 fn a_sender_on_a_stream_reaches_us_over_one() {
     let mut scene = Scene::new();
     let invite = scene.invite(|text| text);
-    let source = Source { transport: Transport::Tcp, peer: ALICE, listener: 0, conn: None };
+    let source = Source {
+        transport: Transport::Tcp,
+        peer: ALICE,
+        listener: 0,
+        socket: super::effect::Socket::WellKnown,
+        conn: None,
+    };
     scene.receive_from(source, &invite);
     let forked = scene.one();
     scene.receive(CORE, &answered(&forked, "bob", answer()));

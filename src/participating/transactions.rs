@@ -125,7 +125,7 @@ impl ReplyPath {
     pub fn send(&self, bytes: Bytes) -> Effect {
         match self.source.conn {
             None => {
-                Effect::SendDatagram { socket: Socket::WellKnown, listener: self.source.listener, to: self.to, bytes }
+                Effect::SendDatagram { socket: self.source.socket, listener: self.source.listener, to: self.to, bytes }
             }
             Some((shard, conn)) => Effect::SendStream {
                 to: StreamTarget::Connection { shard, conn, fallback: self.to },

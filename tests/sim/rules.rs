@@ -242,7 +242,13 @@ fn a_response_whose_connection_is_gone_goes_to_the_sent_by_port() {
     let mut rig = Rig::new(|_| {});
     let conn = Some((ShardId(0), ConnId { slot: 1, generation: 0 }));
     let peer = scene::address([198, 51, 100, 1], 49_152);
-    let source = Source { transport: Transport::Tcp, peer, listener: 0, conn };
+    let source = Source {
+        transport: Transport::Tcp,
+        peer,
+        listener: 0,
+        socket: ringpost::participating::effect::Socket::WellKnown,
+        conn,
+    };
     let request = message(1, "").replace("SIP/2.0/UDP", "SIP/2.0/TCP").replace(";branch", ";rport;branch");
     rig.core.handle_message(request.as_bytes(), source, rig.now());
     rig.carry_out();
