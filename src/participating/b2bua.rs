@@ -332,8 +332,14 @@ impl<D: Directory> Core<D> {
             (LegRequest::Reinvite | LegRequest::Update, verdict, response) => {
                 self.on_change_verdict(id, leg, request, verdict, response, now);
             }
-            // A BYE ends the session whatever comes of it, and a PRACK that is lost is asked for again.
-            (LegRequest::Bye | LegRequest::Prack | LegRequest::Invite, ..) => {}
+            (_, Verdict::Provisional, _) => {}
+            // It ends the session whatever comes of it.
+            (LegRequest::Bye, ..) => {
+                debug_assert!(self.large.bye_count > 0, "each BYE ends once");
+                self.large.bye_count = self.large.bye_count.saturating_sub(1);
+            }
+            // A PRACK that is lost is asked for again.
+            (LegRequest::Prack | LegRequest::Invite, ..) => {}
         }
     }
 
@@ -624,7 +630,8 @@ impl<D: Directory> Core<D> {
         let mut extra = kept_lines(response, sent);
         if sent == 403 && response.value(Name::Warning).is_none() {
             // A bare one makes clients register anew (SPEC finding 1, G-5).
-            extra += &self.warning(if status == 403 { "122 Function not allowed" } else { "127 Service not authorised" });
+            extra +=
+                &self.warning(if status == 403 { "122 Function not allowed" } else { "127 Service not authorised" });
         }
         (sent, reason, extra)
     }

@@ -278,9 +278,11 @@ impl<D: Directory> Core<D> {
         &self.stages
     }
 
-    /// Begins no more deliveries of its own: the shard is about to end.
-    pub fn stop(&mut self) {
+    /// Begins no more deliveries of its own, and ends the sessions: the shard is about to end.
+    pub fn stop(&mut self, now: Now) {
         self.deliveries.stop();
+        self.stop_originations(now);
+        self.stop_sessions(now);
     }
 
     /// True when nothing waits for an answer of the store, the control plane or a device.

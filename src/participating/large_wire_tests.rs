@@ -1,8 +1,12 @@
 //! Large message mode on the wire: what crosses from one leg to the other, and what does not (SPEC LM-5, §2.3).
 
+use super::effect::Socket;
 use super::input::{Source, Transport};
+use super::large::connect_addresses;
 use super::large_scene::*;
-use crate::testing::scene::CORE;
+use crate::sdp::Description;
+use crate::testing::scene::{self, CORE};
+use std::time::Duration;
 
 #[test]
 fn an_identity_crosses_with_the_wish_for_privacy_that_came_with_it() {
@@ -86,7 +90,7 @@ fn an_answer_within_a_dialog_has_the_contact_that_its_invite_had() {
     scene.receive(ALICE, &invite);
     let forked = scene.one();
     assert!(forked.stream && contact(&forked).ends_with(";transport=tcp"), "{forked:?}");
-    let source = Source { transport: Transport::Tcp, peer: CORE, listener: 0, conn: None };
+    let source = Source { transport: Transport::Tcp, peer: CORE, listener: 0, socket: Socket::WellKnown, conn: None };
     scene.receive_from(source, &answered(&forked, "bob", answer()).replace("5070;lr", "5070;lr;transport=tcp"));
     let ok = scene.one();
     scene.receive(ALICE, &within(&invite, &ok, "ACK", 5, ""));
@@ -95,4 +99,47 @@ fn an_answer_within_a_dialog_has_the_contact_that_its_invite_had() {
     scene.receive_from(source, &within_b(&forked, "bob", "UPDATE", 9, ""));
     let updated = scene.one();
     assert_eq!((updated.status(), contact(&updated)), (200, contact(&forked)), "{updated:?}");
+}
+
+#[test]
+fn a_shard_that_ends_hangs_up() {
+    let mut scene = Scene::new();
+    scene.session();
+    let (_, forked) = scene.call();
+    scene.receive(CORE, &response(&forked, 180, "bob", "", ""));
+    assert_eq!(scene.one().status(), 180);
+    assert!(!scene.core.is_settled());
+    scene.core.stop(scene::after(scene.at));
+    // Nothing happens: what there is to be done is done.
+    scene.wait(Duration::ZERO);
+    let sent = scene.take();
+    let starting =
+        |start: &str| sent.iter().filter(|sent| sent.start().starts_with(start)).cloned().collect::<Vec<_>>();
+    let byes = starting("BYE ");
+    assert_eq!(byes.iter().map(|bye| bye.to).collect::<Vec<_>>(), [CORE, "192.0.2.6:5062".parse().unwrap()]);
+    for bye in &byes {
+        assert_eq!(bye.value("Reason"), "SIP;cause=503;text=\"Shutting down\"");
+    }
+    assert_eq!(starting("CANCEL ").len(), 1, "{sent:#?}");
+    let refused = starting("SIP/2.0 503 ");
+    assert!(refused[0].text.contains("\r\nRetry-After: "), "{sent:#?}");
+    assert_eq!((sent.len(), scene.levels()), (4, (0, 0, 0)));
+    scene.receive(CORE, &response(&byes[0], 200, "", "", ""));
+    assert!(!scene.core.is_settled(), "the other one may have to be sent again");
+    scene.receive(byes[1].to, &response(&byes[1], 200, "", "", ""));
+    assert!(scene.core.is_settled());
+}
+
+#[test]
+fn a_peer_is_reached_where_it_says() {
+    let read = |text: String| {
+        let description = Description::parse(text.as_bytes()).unwrap();
+        connect_addresses(&description.message().unwrap()).iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let moved = answer().replace("c=IN IP4 192.0.2.3", "c=IN IP4 198.51.100.9");
+    assert_eq!(read(answer()), ["192.0.2.3:9100"]);
+    assert_eq!(read(moved.clone()), ["192.0.2.3:9100", "198.51.100.9:9100"]);
+    assert_eq!(read(moved + "a=msrp-cema\r\n"), ["198.51.100.9:9100", "192.0.2.3:9100"], "RFC 6714");
+    assert_eq!(read(answer().replace("msrp://192.0.2.3", "msrp://0.0.0.0")), ["192.0.2.3:9100"]);
+    assert_eq!(read(answer().replace("192.0.2.3", "0.0.0.0")), [""; 0], "nobody is there");
 }
