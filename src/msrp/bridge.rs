@@ -238,6 +238,10 @@ impl Relay {
         if flag != Flag::More || is_broken {
             passage.stage = Stage::Idle;
         }
+        if is_broken {
+            // Its receiver has forgotten it: the rest would pass for a message of its own.
+            passage.stopped = Some(Box::new((passage.message_id.as_slice().into(), status::BAD_REQUEST)));
+        }
         let report = passage.report;
         if report != FailureReport::No
             && let Some(back) = session.pending.back_mut()
@@ -272,7 +276,8 @@ impl Relay {
         let Some(session) = self.sessions.get_mut(id) else { return };
         if !is_last {
             session.abort_record(&mut self.events);
-        } else if report == FailureReport::No {
+        } else if report != FailureReport::Yes {
+            // Nobody tells of a success.
             let note = session.note(true);
             session.passage.is_recorded = false;
             self.events.push_back(note.complete(id));
@@ -607,7 +612,7 @@ impl Session {
             start: passage.start,
             next: passage.next,
             total: passage.total,
-            is_recorded: is_last && passage.is_recorded,
+            is_recorded: is_last && passage.is_recorded && passage.report == FailureReport::Yes,
         })
     }
 

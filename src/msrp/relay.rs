@@ -109,12 +109,17 @@ impl Relay {
     pub fn negotiate(&mut self, id: SessionId, side: Side, leg: LegPlan<'_>, now: Instant) {
         let Some(session) = self.sessions.get_mut(id) else { return };
         let own = &mut session.legs[side.index()];
+        // Of several devices that were offered the side one joined, and the answer of another was taken.
+        let is_another = side == Side::Terminating
+            && own.conn.is_some()
+            && own.peer_path.is_empty()
+            && !uri::same_uri(own.answered_uri(), uri::first(leg.peer_path.trim_ascii()));
         let has_moved = session.is_started
             && !own.peer_path.is_empty()
             && !uri::same_path(&own.peer_path, leg.peer_path.trim_ascii());
         // A peer that connects comes when it likes, over another connection or the one that it has.
         own.may_move |= has_moved && leg.role == Role::Passive;
-        if has_moved && leg.role == Role::Active {
+        if is_another || (has_moved && leg.role == Role::Active) {
             self.unjoin(LegRef { id, side }, now);
         }
         let Some(session) = self.sessions.get_mut(id) else { return };

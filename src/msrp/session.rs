@@ -260,6 +260,17 @@ impl Leg {
         self.conn.is_some() && self.binding.is_none()
     }
 
+    /// Whether requests with this From-Path come from the peer, as far as its SDP has said who that is. RFC 4975 §5.4.
+    pub fn may_be_joined_by(&self, from_path: &[u8]) -> bool {
+        self.peer_path.is_empty() || uri::same_uri(uri::first(from_path), uri::first(&self.peer_path))
+    }
+
+    /// The URI that responses go to. RFC 4975 §7.2.
+    pub fn answered_uri(&self) -> &[u8] {
+        let to = self.answer.strip_prefix(b"To-Path: ").unwrap_or_default();
+        &to[..memchr::memchr(b'\r', to).unwrap_or(to.len())]
+    }
+
     fn write_paths(&mut self, other_path: &[u8]) {
         let uri = self.uri.as_bytes();
         let gap: &[u8] = if other_path.is_empty() { b"" } else { b" " };

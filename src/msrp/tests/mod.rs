@@ -2,6 +2,7 @@
 
 mod back_pressure;
 mod bridging;
+mod histories;
 mod joining;
 mod local;
 mod rules;
