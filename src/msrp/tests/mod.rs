@@ -4,6 +4,7 @@ mod back_pressure;
 mod bridging;
 mod joining;
 mod local;
+mod repeating;
 mod rules;
 mod sharing;
 mod world;
