@@ -91,6 +91,11 @@ impl Relay {
         }
         if !repeats {
             self.learn_answer(leg, head);
+            if let Some(connection) = self.net.get_mut(conn)
+                && connection.pattern.as_ref().is_some_and(|pattern| pattern.paths() != head.paths)
+            {
+                connection.pattern = None;
+            }
         }
         let Some(session) = self.sessions.get_mut(leg.id) else { return Verdict::DROP };
         if session.is_lost {

@@ -303,9 +303,33 @@ impl Leg {
     /// Counts the transaction id on: the head of the next SEND. RFC 4975 §7.1.
     #[inline]
     pub fn next_head(&mut self) -> &[u8] {
+        self.advance();
+        &self.head
+    }
+
+    /// Counts the transaction id on. RFC 4975 §7.1.
+    #[inline]
+    pub fn advance(&mut self) {
         advance(&mut self.head[START.len()..TID_END]);
         self.sequence = (self.sequence + 1) % super::own_tid::SEQUENCE_COUNT;
+    }
+
+    /// Start line and paths of the last SEND. RFC 4975 §7.1.
+    #[inline]
+    pub fn head(&self) -> &[u8] {
         &self.head
+    }
+
+    /// The commonest response, a 200 in the very form that the peer's path makes likely: the number of the transaction
+    /// that it answers, and its length. RFC 4975 §7.2.
+    #[inline]
+    pub fn plain_ok(&self, bytes: &[u8]) -> Option<(u32, usize)> {
+        let (tid, rest) = bytes.strip_prefix(START)?.split_first_chunk::<TID_LEN>()?;
+        let rest = rest.strip_prefix(b" 200 OK\r\nTo-Path: ")?.strip_prefix(self.uri.as_bytes())?;
+        let rest = rest.strip_prefix(b"\r\nFrom-Path: ")?.strip_prefix(&*self.peer_path)?;
+        let rest = rest.strip_prefix(b"\r\n-------")?.strip_prefix(tid)?.strip_prefix(b"$\r\n")?;
+        let own = super::own_tid::OwnTid::parse(tid).filter(|_| self.owns(tid))?;
+        Some((own.sequence, bytes.len() - rest.len()))
     }
 
     /// The last transaction id. RFC 4975 §7.1.

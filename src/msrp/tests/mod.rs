@@ -5,6 +5,7 @@ mod bridging;
 mod histories;
 mod joining;
 mod local;
+mod repeating;
 mod rules;
 mod sharing;
 mod world;
