@@ -226,12 +226,21 @@ impl Session {
         if Side::BOTH.iter().any(|side| self.has(*side) && !self.legs[side.index()].is_ready()) {
             return Some(self.begun + BIND_TIMEOUT);
         }
-        let idle = self.active_at + if self.is_finished { FINISHED_IDLE } else { UNUSED_IDLE };
-        let answer = match &self.local {
+        Some(self.answer_deadline().unwrap_or_else(|| self.active_at + self.patience()))
+    }
+
+    /// When the oldest chunk that has ended should have its response. While there is one, silence is the receiver's, and
+    /// says nothing of the sender.
+    pub fn answer_deadline(&self) -> Option<Instant> {
+        match &self.local {
             Local::Source(source) => source.deadline(),
             _ => self.pending.front().filter(|front| front.is_closed).map(|front| front.stamp + RESPONSE_TIMEOUT),
-        };
-        Some(answer.map_or(idle, |answer| answer.min(idle)))
+        }
+    }
+
+    /// How long it may be silent. RFC 4975 §7.1.
+    pub const fn patience(&self) -> Duration {
+        if self.is_finished { FINISHED_IDLE } else { UNUSED_IDLE }
     }
 }
 

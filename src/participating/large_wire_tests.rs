@@ -4,9 +4,12 @@ use super::effect::Socket;
 use super::input::{Source, Transport};
 use super::large::connect_addresses;
 use super::large_scene::*;
+use crate::base::id::ConnId;
 use crate::sdp::Description;
 use crate::testing::scene::{self, CORE};
 use std::time::Duration;
+
+const SECOND: Duration = Duration::from_secs(1);
 
 #[test]
 fn an_identity_crosses_with_the_wish_for_privacy_that_came_with_it() {
@@ -198,5 +201,25 @@ fn more_than_there_is_room_for_has_its_answer() {
             Some(status) => assert_eq!(sent.status(), status, "{name}: {sent:?}"),
         }
         assert_eq!(scene.levels().0, usize::from(status.is_none()), "{name}");
+    }
+}
+
+#[test]
+fn a_sender_that_falls_silent_in_the_midst_of_a_chunk_is_not_waited_for() {
+    for report in ["yes", "no", "partial"] {
+        let mut scene = Scene::new();
+        let (_, _, ok) = scene.session();
+        let head = format!(
+            "MSRP tidstall SEND\r\nTo-Path: {}\r\nFrom-Path: msrp://192.0.2.7:9000/sa;tcp\r\nMessage-ID: m\r\n\
+             Byte-Range: 1-1000/1000\r\nFailure-Report: {report}\r\nContent-Type: message/cpim\r\n\r\nFrom: a",
+            path(&ok)
+        );
+        scene.chunk(ConnId { slot: 1, generation: 0 }, &head);
+        scene.wait(179 * SECOND);
+        scene.none();
+        scene.wait(SECOND + SECOND / 4);
+        let [one, two] = scene.two();
+        assert!([&one, &two].iter().all(|bye| bye.start().starts_with("BYE ")), "{report}: {one:?} {two:?}");
+        assert_eq!(scene.levels(), (0, 0, 0));
     }
 }
