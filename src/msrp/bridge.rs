@@ -55,6 +55,8 @@ impl Relay {
         }
         if is_new {
             self.begin_message(id, head, now);
+        } else {
+            self.learn_pattern(conn, id, head);
         }
         self.pass_head(to, id, head, at_hand, now);
         Verdict::Go(Ingress::Forward(id))
@@ -238,6 +240,10 @@ impl Relay {
         if flag != Flag::More || is_broken {
             passage.stage = Stage::Idle;
         }
+        if is_broken {
+            // Its receiver has forgotten it: the rest would pass for a message of its own.
+            passage.stopped = Some(Box::new((passage.message_id.as_slice().into(), status::BAD_REQUEST)));
+        }
         let report = passage.report;
         if report != FailureReport::No
             && let Some(back) = session.pending.back_mut()
@@ -272,7 +278,8 @@ impl Relay {
         let Some(session) = self.sessions.get_mut(id) else { return };
         if !is_last {
             session.abort_record(&mut self.events);
-        } else if report == FailureReport::No {
+        } else if report != FailureReport::Yes {
+            // Nobody tells of a success.
             let note = session.note(true);
             session.passage.is_recorded = false;
             self.events.push_back(note.complete(id));
@@ -307,24 +314,6 @@ impl Relay {
         if leg.owns(tid) && leg.conn == Some(conn) {
             self.on_own_response(id, own, code, now);
         }
-    }
-
-    /// The commonest input of all, a 200 in the very form that the peer's path makes likely, is compared instead of taken
-    /// apart. Answers its length.
-    #[inline]
-    pub(super) fn on_plain_ok(&mut self, conn: ConnId, bytes: &[u8], now: Instant) -> Option<usize> {
-        let text = bytes.get(START.len() + TID_LEN..)?.strip_prefix(b" 200 OK\r\nTo-Path: ")?;
-        let tid = bytes.strip_prefix(START)?.get(..TID_LEN)?;
-        let own = OwnTid::parse(tid)?;
-        let (id, session) = self.sessions.at(own.slot)?;
-        let leg = &session.legs[own.side.index()];
-        let text = text.strip_prefix(leg.uri.as_bytes())?.strip_prefix(b"\r\nFrom-Path: ")?;
-        let text = text.strip_prefix(&*leg.peer_path)?.strip_prefix(b"\r\n-------")?;
-        let text = text.strip_prefix(tid)?.strip_prefix(b"$\r\n")?;
-        if leg.owns(tid) && leg.conn == Some(conn) {
-            self.on_own_response(id, own, status::OK, now);
-        }
-        Some(bytes.len() - text.len())
     }
 
     /// A response to one of our own requests.
@@ -607,7 +596,7 @@ impl Session {
             start: passage.start,
             next: passage.next,
             total: passage.total,
-            is_recorded: is_last && passage.is_recorded,
+            is_recorded: is_last && passage.is_recorded && passage.report == FailureReport::Yes,
         })
     }
 

@@ -36,6 +36,13 @@ impl Relay {
         at_hand: usize,
         now: Instant,
     ) -> Verdict {
+        if !repeats
+            && !head.kind.is_response()
+            && let Some(connection) = self.net.get_mut(conn)
+        {
+            // What repeats these paths is not for whoever the request before was for.
+            connection.route = None;
+        }
         match head.kind {
             Kind::Response(code) => {
                 if head.fault.is_none() {
@@ -76,10 +83,19 @@ impl Relay {
             None if session.is_lost || session.legs[leg.side.index()].is_gone => {
                 return self.refuse(head, status::NO_SESSION);
             }
+            // Several devices may have been offered the side: it is for the one whose answer was taken.
+            None if leg.side == Side::Terminating && !session.legs[1].may_be_joined_by(head.from_path) => {
+                return self.refuse(head, status::NO_SESSION);
+            }
             None => self.bind(conn, leg, now),
         }
         if !repeats {
             self.learn_answer(leg, head);
+            if let Some(connection) = self.net.get_mut(conn)
+                && connection.pattern.as_ref().is_some_and(|pattern| pattern.paths() != head.paths)
+            {
+                connection.pattern = None;
+            }
         }
         let Some(session) = self.sessions.get_mut(leg.id) else { return Verdict::DROP };
         if session.is_lost {

@@ -226,21 +226,12 @@ impl Session {
         if Side::BOTH.iter().any(|side| self.has(*side) && !self.legs[side.index()].is_ready()) {
             return Some(self.begun + BIND_TIMEOUT);
         }
-        Some(self.answer_deadline().unwrap_or_else(|| self.active_at + self.patience()))
-    }
-
-    /// When the oldest chunk that has ended should have its response. While there is one, silence is the receiver's, and
-    /// says nothing of the sender.
-    pub fn answer_deadline(&self) -> Option<Instant> {
-        match &self.local {
+        let idle = self.active_at + if self.is_finished { FINISHED_IDLE } else { UNUSED_IDLE };
+        let answer = match &self.local {
             Local::Source(source) => source.deadline(),
             _ => self.pending.front().filter(|front| front.is_closed).map(|front| front.stamp + RESPONSE_TIMEOUT),
-        }
-    }
-
-    /// How long it may be silent. RFC 4975 §7.1.
-    pub const fn patience(&self) -> Duration {
-        if self.is_finished { FINISHED_IDLE } else { UNUSED_IDLE }
+        };
+        Some(answer.map_or(idle, |answer| answer.min(idle)))
     }
 }
 
@@ -267,6 +258,17 @@ impl Leg {
     /// Joined to a connection whose other end knows it. RFC 4975 §5.4.
     pub const fn is_ready(&self) -> bool {
         self.conn.is_some() && self.binding.is_none()
+    }
+
+    /// Whether requests with this From-Path come from the peer, as far as its SDP has said who that is. RFC 4975 §5.4.
+    pub fn may_be_joined_by(&self, from_path: &[u8]) -> bool {
+        self.peer_path.is_empty() || uri::same_uri(uri::first(from_path), uri::first(&self.peer_path))
+    }
+
+    /// The URI that responses go to. RFC 4975 §7.2.
+    pub fn answered_uri(&self) -> &[u8] {
+        let to = self.answer.strip_prefix(b"To-Path: ").unwrap_or_default();
+        &to[..memchr::memchr(b'\r', to).unwrap_or(to.len())]
     }
 
     fn write_paths(&mut self, other_path: &[u8]) {
@@ -301,9 +303,33 @@ impl Leg {
     /// Counts the transaction id on: the head of the next SEND. RFC 4975 §7.1.
     #[inline]
     pub fn next_head(&mut self) -> &[u8] {
+        self.advance();
+        &self.head
+    }
+
+    /// Counts the transaction id on. RFC 4975 §7.1.
+    #[inline]
+    pub fn advance(&mut self) {
         advance(&mut self.head[START.len()..TID_END]);
         self.sequence = (self.sequence + 1) % super::own_tid::SEQUENCE_COUNT;
+    }
+
+    /// Start line and paths of the last SEND. RFC 4975 §7.1.
+    #[inline]
+    pub fn head(&self) -> &[u8] {
         &self.head
+    }
+
+    /// The commonest response, a 200 in the very form that the peer's path makes likely: the number of the transaction
+    /// that it answers, and its length. RFC 4975 §7.2.
+    #[inline]
+    pub fn plain_ok(&self, bytes: &[u8]) -> Option<(u32, usize)> {
+        let (tid, rest) = bytes.strip_prefix(START)?.split_first_chunk::<TID_LEN>()?;
+        let rest = rest.strip_prefix(b" 200 OK\r\nTo-Path: ")?.strip_prefix(self.uri.as_bytes())?;
+        let rest = rest.strip_prefix(b"\r\nFrom-Path: ")?.strip_prefix(&*self.peer_path)?;
+        let rest = rest.strip_prefix(b"\r\n-------")?.strip_prefix(tid)?.strip_prefix(b"$\r\n")?;
+        let own = super::own_tid::OwnTid::parse(tid).filter(|_| self.owns(tid))?;
+        Some((own.sequence, bytes.len() - rest.len()))
     }
 
     /// The last transaction id. RFC 4975 §7.1.

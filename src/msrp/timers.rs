@@ -4,7 +4,7 @@ use super::head::FailureReport;
 use super::local::Local;
 use super::news::{SessionId, Side, Why};
 use super::relay::Relay;
-use super::session::{BIND_TIMEOUT, RESPONSE_TIMEOUT, Stage};
+use super::session::{BIND_TIMEOUT, FINISHED_IDLE, RESPONSE_TIMEOUT, Stage, UNUSED_IDLE};
 use crate::base::id::ConnId;
 use crate::base::slots::SlotId;
 use crate::base::time::Instant;
@@ -73,15 +73,16 @@ impl Relay {
             return;
         }
         let Some(session) = self.sessions.get_mut(id) else { return };
-        if session.answer_deadline().is_none() && session.active_at + session.patience() <= now {
-            let sender = session.legs[0].conn.and_then(|conn| self.net.get(conn));
-            if sender.is_some_and(|sender| sender.is_paused) {
-                // It may not go on: the receiver is slow.
-                session.active_at = now;
-                return self.arm(id);
+        let patience = if session.is_finished { FINISHED_IDLE } else { UNUSED_IDLE };
+        if session.active_at + patience <= now {
+            let awaits_response = session.pending.front().is_some_and(|front| front.is_closed);
+            let far = session.legs[1].conn.and_then(|conn| self.net.get(conn));
+            if !awaits_response && far.is_none_or(|connection| connection.egress.is_empty()) {
+                let side = if session.has(Side::Originating) { Side::Originating } else { Side::Terminating };
+                return self.lose(id, side, Why::Idle, now);
             }
-            let side = if session.has(Side::Originating) { Side::Originating } else { Side::Terminating };
-            return self.lose(id, side, Why::Idle, now);
+            // Not idle: its receiver is slow, and its sender may not be read from for that reason.
+            session.active_at = now;
         }
         if session.pending.is_empty() {
             // An idle session keeps no memory for what may not come again.

@@ -6,13 +6,13 @@
 
 use super::core::{ALLOW_LINE, Core, Hop, OWN_REQUEST_MARK, RETRY_AFTER_LINE, SERVER_LINE, USER_AGENT_LINE};
 use super::effect::Effect;
-use super::facts;
+use super::facts::{self, Way};
 use super::input::{ControlCommand, Transport};
 use super::large::{Business, Fork, LOOP_CASE, Offered, SESSION_SECONDS, Session, Stage, connect_addresses};
 use super::large_body::SessionBody;
 use super::leg::{Answer, Contact, Invite, Leg, LocalTag, Side, Within, copy_record_route, names_option};
 use super::subscriber::Directory;
-use super::transactions::{LegRequest, Owner, ServerId, Verdict, Waiting};
+use super::transactions::{LegRequest, Owner, ServerId, Verdict, Waiting, push_hex};
 use crate::base::slots::SlotId;
 use crate::base::time::Now;
 use crate::metrics::names::Counter;
@@ -45,9 +45,25 @@ const SUPPORTED_LINE: &str = "Supported: timer, 100rel\r\n";
 impl<D: Directory> Core<D> {
     /// LM-7: calls the terminating side, once its next hop is known.
     pub(super) fn call(&mut self, id: SlotId, message: &Message<'_>, now: Now) {
+        let Ok(offered) = Offered::of(message) else {
+            debug_assert!(false, "the offer was read when the INVITE came");
+            return;
+        };
+        let way = facts::way(message, &self.settings);
+        self.call_by(id, message, &way, &offered, now);
+    }
+
+    /// The same with the INVITE's way and offer read already.
+    pub(super) fn call_by(
+        &mut self,
+        id: SlotId,
+        message: &Message<'_>,
+        way: &Way<'_>,
+        offered: &Offered<'_>,
+        now: Now,
+    ) {
         let Some(session) = self.large.sessions.get(id) else { return };
         let Some(setup) = &session.setup else { return };
-        let way = facts::way(message, &self.settings);
         let hop = match (session.business, &way.next) {
             (Business::Interwork, _) => self.settings.isf.as_ref().map_or(Hop::Unreachable, |isf| Hop::Known(isf.hop)),
             (_, Some(uri)) => self.leg_hop(uri, now),
@@ -73,7 +89,7 @@ impl<D: Directory> Core<D> {
                 }
                 let mut called = 0;
                 for fork in 0..count {
-                    called += usize::from(self.call_fork(id, fork as u8, message, now));
+                    called += usize::from(self.call_fork(id, fork as u8, message, way, offered, now));
                 }
                 if called == 0 {
                     let no_room = self.transactions.is_full();
@@ -96,9 +112,17 @@ impl<D: Directory> Core<D> {
     }
 
     /// Sends one INVITE of the terminating side (SPEC §2.3); false when it could not be sent.
-    fn call_fork(&mut self, id: SlotId, fork: u8, message: &Message<'_>, now: Now) -> bool {
-        let Ok(offered) = Offered::of(message) else { return false };
-        let host = self.settings.host.clone();
+    fn call_fork(
+        &mut self,
+        id: SlotId,
+        fork: u8,
+        message: &Message<'_>,
+        way: &Way<'_>,
+        offered: &Offered<'_>,
+        now: Now,
+    ) -> bool {
+        let settings = Arc::clone(&self.settings);
+        let host = &settings.host;
         // B's requests carry this Call-ID: they have to come to this shard.
         let known = self
             .large
@@ -108,9 +132,9 @@ impl<D: Directory> Core<D> {
         let mut call_id_text = Vec::with_capacity(17 + host.len());
         let call_id = match known {
             None => return false,
-            Some(0) => self.draw_call_id(&host, &mut call_id_text),
+            Some(0) => self.draw_call_id(host, &mut call_id_text),
             Some(call_id) => {
-                write_call_id(&mut call_id_text, call_id, &host);
+                write_call_id(&mut call_id_text, call_id, host);
                 call_id
             }
         };
@@ -155,7 +179,6 @@ impl<D: Directory> Core<D> {
                 message.value(Name::MaxForwards).and_then(decimal).map_or(MAX_FORWARDS, |hops| hops as u32 - 1);
             let request_uri = message.request_uri().unwrap_or_default();
             let mark = self.transactions.loop_mark_of([request_uri, &tag, b"", &call_id_text], cseq, LOOP_CASE);
-            let way = facts::way(message, &self.settings);
             let interworking = business == Business::Interwork;
             let strict = way.next.filter(|uri| !interworking && !uri.is_loose_route()).map(|uri| uri.text);
             let isf = interworking
@@ -643,7 +666,11 @@ impl<D: Directory> Core<D> {
         entry.timer = timer;
         let request = self.large.sessions.get(id).and_then(|session| session.setup.as_ref()).map(|s| s.request.clone());
         let Some(request) = request else { return false };
-        self.with_request(&request, |core, message| core.call_fork(id, fork, message, now)).unwrap_or(false)
+        let called = self.with_request(&request, |core, message| {
+            let way = facts::way(message, &core.settings);
+            Offered::of(message).is_ok_and(|offered| core.call_fork(id, fork, message, &way, &offered, now))
+        });
+        called.unwrap_or(false)
     }
 
     fn cancel_forks(&mut self, id: SlotId, now: Now) {
@@ -729,7 +756,9 @@ fn session_listener(sessions: &crate::base::slots::Slots<Session>, id: SlotId) -
 }
 
 fn write_call_id(out: &mut Vec<u8>, number: u64, host: &str) {
-    let _ = write!(out, "{number:016x}@{host}");
+    push_hex(out, number, 16);
+    out.push(b'@');
+    out.extend_from_slice(host.as_bytes());
 }
 
 /// RFC 3261 §16.7 step 6: a 6xx before all, then the lowest class; within a class the first.

@@ -317,6 +317,13 @@ pub(super) fn connect_addresses(media: &MessageMedia<'_>) -> SmallVec<[SocketAdd
     addresses
 }
 
+/// What was read of an INVITE on the way to the decision.
+struct Read<'r, 'm> {
+    way: &'r facts::Way<'m>,
+    /// Absent in an INVITE that is refused for it.
+    offer: Option<&'r Offered<'m>>,
+}
+
 /// What of an INVITE outlives its arrival.
 pub(super) struct Begin {
     pub server: ServerId,
@@ -455,7 +462,7 @@ impl<D: Directory> Core<D> {
             },
             user_agent: message.value(Name::UserAgent),
             interval_too_small: matches!(timer.answer(SESSION_SECONDS), TimerAnswer::TooSmall { .. }),
-            offer: offer.map(|offer| offer.media.file_size),
+            offer: offer.as_ref().map(|offer| offer.media.file_size).map_err(|fault| *fault),
             size_max: self.size_max(kind),
             interworking_closed: self.settings.isf.is_none() || self.is_from_isf(message, source),
         };
@@ -470,12 +477,15 @@ impl<D: Directory> Core<D> {
             instances: Instances::new(),
             task: None,
         };
-        self.carry_out_large(message, source, decision, begin, user.as_str(), now);
+        let read = Read { way: &way, offer: offer.as_ref().ok() };
+        self.carry_out_large(message, &read, source, decision, begin, user.as_str(), now);
     }
 
+    #[allow(clippy::too_many_arguments)]
     fn carry_out_large(
         &mut self,
         message: &Message<'_>,
+        read: &Read<'_, '_>,
         source: Source,
         decision: Decision,
         mut begin: Begin,
@@ -510,16 +520,18 @@ impl<D: Directory> Core<D> {
             }
             Decision::Interwork => {
                 begin.business = Business::Interwork;
-                if let Some(id) = self.begin_session(message, source, begin, now) {
-                    self.call(id, message, now);
+                let id = self.begin_session(message, source, begin, now);
+                if let (Some(id), Some(offer)) = (id, read.offer) {
+                    self.call_by(id, message, read.way, offer, now);
                 }
             }
             Decision::Bridge { record, instances } => {
                 begin.record = record;
                 begin.instances = instances;
                 begin.task = record.then(|| self.spool_task(message, user, Errand::History)).flatten();
-                if let Some(id) = self.begin_session(message, source, begin, now) {
-                    self.call(id, message, now);
+                let id = self.begin_session(message, source, begin, now);
+                if let (Some(id), Some(offer)) = (id, read.offer) {
+                    self.call_by(id, message, read.way, offer, now);
                 }
             }
         }

@@ -16,6 +16,7 @@ use crate::sip::header::via::Via;
 use crate::sip::message::{Envelope, Message};
 use crate::sip::scan::{Name, Scan};
 use crate::sip::transaction::invite_client::State as InviteState;
+use crate::sip::transaction::invite_server::State as InviteServerState;
 use crate::sip::transaction::{
     Action, InviteClient, InviteServer, NonInviteClient, NonInviteServer, Reliability, Send as SendWhat, T1, Tell,
 };
@@ -155,6 +156,18 @@ pub enum Admission {
 enum ServerMachine {
     NonInvite(NonInviteServer),
     Invite(InviteServer),
+}
+
+impl ServerMachine {
+    /// True for an INVITE that has its 2xx: the machine only absorbs repetitions until Timer L.
+    fn is_accepted(&self) -> bool {
+        matches!(self, Self::Invite(machine) if machine.state() == InviteServerState::Accepted)
+    }
+
+    /// True when a machine that has answered waits for nothing but the end of its linger.
+    fn lingers(&self) -> bool {
+        matches!(self, Self::NonInvite(_)) || self.is_accepted()
+    }
 }
 
 /// What works on the answer to a request.
@@ -341,6 +354,8 @@ pub struct Transactions {
     clients: Slots<Client>,
     /// The same of client transactions, which only absorb repeated responses.
     absorbing: VecDeque<(ClientId, Instant)>,
+    /// The same of INVITE client transactions that have a 2xx, which linger longer (Timer M).
+    accepted: VecDeque<(ClientId, Instant)>,
     wheel: TimerWheel<Timed>,
     metrics: Arc<ShardMetrics>,
 }
@@ -398,6 +413,7 @@ impl Transactions {
             completed: VecDeque::with_capacity(SERVER_TRANSACTION_COUNT_MAX),
             clients: Slots::new(CLIENT_TRANSACTION_COUNT_MAX),
             absorbing: VecDeque::with_capacity(CLIENT_TRANSACTION_COUNT_MAX),
+            accepted: VecDeque::new(),
             wheel: TimerWheel::new(now),
             metrics,
         }
@@ -459,9 +475,8 @@ impl Transactions {
 
     /// A tag that is the same for every answer to one request. RFC 3261 §8.2.6.2 (stateless servers need this).
     pub fn to_tag(&self, key: ServerKey) -> [u8; 16] {
-        let mut tag = [0u8; 16];
-        let _ = write!(&mut tag[..], "{:016x}", (key.0 >> 64) as u64 ^ (key.0 as u64).rotate_left(17));
-        tag
+        let number = (key.0 >> 64) as u64 ^ (key.0 as u64).rotate_left(17);
+        std::array::from_fn(|at| HEX_DIGITS[(number >> (60 - 4 * at) & 15) as usize])
     }
 
     /// The transaction that a request belongs to.
@@ -550,7 +565,7 @@ impl Transactions {
 
     /// Makes room by ending the oldest client transaction that has its answer: repeats of it become stray responses.
     fn evict_absorbing(&mut self) -> bool {
-        while let Some((id, _)) = self.absorbing.pop_front() {
+        while let Some((id, _)) = self.absorbing.pop_front().or_else(|| self.accepted.pop_front()) {
             if self.clients.remove(id).is_some() {
                 self.metrics.count(Counter::TransactionEvicted);
                 return true;
@@ -612,12 +627,20 @@ impl Transactions {
     /// Sends a response through a transaction. RFC 3261 §17.2.
     pub fn respond(&mut self, id: ServerId, status: u16, bytes: Bytes, now: Instant, out: &mut VecDeque<Effect>) {
         let Some(server) = self.servers.get_mut(id) else { return };
-        server.response = bytes;
         self.metrics.response_sent(status);
-        self.drive_server(id, out, |machine| match machine {
+        let action = match &mut server.machine {
             ServerMachine::NonInvite(machine) => machine.on_send_response(status, now),
             ServerMachine::Invite(machine) => machine.on_send_response(status, now),
-        });
+        };
+        if action.send == SendWhat::Response {
+            // A 2xx to an INVITE is repeated by whoever gave it (RFC 6026 §7.1), and a stream loses nothing.
+            let is_kept = !action.terminated && !server.machine.is_accepted();
+            server.response = if is_kept { bytes.clone() } else { Bytes::new() };
+            out.push_back(server.path.send(bytes));
+        }
+        if action.terminated {
+            self.remove_server(id);
+        }
         if status >= 200
             && let Some(server) = self.servers.get_mut(id)
             && !std::mem::replace(&mut server.completed, true)
@@ -872,31 +895,39 @@ impl Transactions {
         let client = self.clients.get_mut(id)?;
         let machine = client.machine.as_mut()?;
         let action = drive(machine);
-        let lingers_until = match machine {
-            ClientMachine::NonInvite(machine) => machine.poll_timeout().map(|(end, _)| end),
-            // An INVITE lingers for another time than the rest, and so has its place on the wheel.
-            ClientMachine::Invite(_) => None,
+        let end = match machine {
+            ClientMachine::NonInvite(machine) => machine.poll_timeout(),
+            ClientMachine::Invite(machine) => machine.poll_timeout(),
         };
+        let end = end.map(|(end, _)| end);
+        let is_invite = matches!(machine, ClientMachine::Invite(_));
         if matches!(action.send, SendWhat::Request | SendWhat::Ack) {
             out.push_back(client.send(id));
         }
         match action.tell {
             // What is left of the transaction only absorbs repeated responses: the request is done. An INVITE that
             // failed keeps its ACK.
-            Tell::Final if lingers_until.is_some() => {
+            Tell::Final if !is_invite => {
                 client.request = Bytes::new();
-                if let Some(end) = lingers_until.filter(|_| !action.terminated) {
+                if let Some(end) = end.filter(|_| !action.terminated) {
                     client.answered = true;
                     self.absorbing.push_back((id, end));
                 }
             }
-            Tell::Success => client.request = Bytes::new(),
+            Tell::Success => {
+                client.request = Bytes::new();
+                if let Some(end) = end.filter(|_| !std::mem::replace(&mut client.answered, true)) {
+                    self.accepted.push_back((id, end));
+                }
+            }
             _ => {}
         }
         if action.terminated {
             self.clients.remove(id);
-            while self.absorbing.front().is_some_and(|(front, _)| self.clients.get(*front).is_none()) {
-                self.absorbing.pop_front();
+            for queue in [&mut self.absorbing, &mut self.accepted] {
+                while queue.front().is_some_and(|(front, _)| self.clients.get(*front).is_none()) {
+                    queue.pop_front();
+                }
             }
         }
         Some(action.tell)
@@ -923,10 +954,9 @@ impl Transactions {
     /// True for a transaction whose last timer is its place in a queue.
     fn lingers(&self, timed: Timed) -> bool {
         match timed {
-            Timed::Server(id) => self
-                .servers
-                .get(id)
-                .is_some_and(|server| server.completed && matches!(server.machine, ServerMachine::NonInvite(_))),
+            Timed::Server(id) => {
+                self.servers.get(id).is_some_and(|server| server.completed && server.machine.lingers())
+            }
             Timed::Client(id) => self.clients.get(id).is_some_and(|client| client.answered),
         }
     }
@@ -938,6 +968,9 @@ impl Transactions {
         }
         if self.absorbing.front().is_some_and(|(_, end)| *end <= now) {
             return self.absorbing.pop_front().map(|(id, _)| Timed::Client(id));
+        }
+        if self.accepted.front().is_some_and(|(_, end)| *end <= now) {
+            return self.accepted.pop_front().map(|(id, _)| Timed::Client(id));
         }
         None
     }
@@ -974,7 +1007,8 @@ impl Transactions {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let completed = self.completed.front().map(|(_, end)| *end);
         let absorbing = self.absorbing.front().map(|(_, end)| *end);
-        [self.wheel.next_deadline(), completed, absorbing].into_iter().flatten().min()
+        let accepted = self.accepted.front().map(|(_, end)| *end);
+        [self.wheel.next_deadline(), completed, absorbing, accepted].into_iter().flatten().min()
     }
 
     /// Fires one due timer; true while there may be more. What the core has to know is put into `news`.
@@ -1123,10 +1157,12 @@ fn verdict(tell: Tell) -> Option<Verdict> {
     })
 }
 
-fn push_hex(out: &mut Vec<u8>, value: u64, digits: u32) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+const HEX_DIGITS: &[u8; 16] = b"0123456789abcdef";
+
+/// Writes the last digits of a number in hexadecimal form.
+pub(super) fn push_hex(out: &mut Vec<u8>, value: u64, digits: u32) {
     for place in (0..digits).rev() {
-        out.push(DIGITS[(value >> (4 * place) & 15) as usize]);
+        out.push(HEX_DIGITS[(value >> (4 * place) & 15) as usize]);
     }
 }
 
@@ -1279,5 +1315,48 @@ mod tests {
         assert!(bench.sent().is_empty());
         bench.wait(33_000);
         assert_eq!(bench.transactions.counts(), (0, 0));
+    }
+
+    #[test]
+    fn an_invite_that_has_its_2xx_keeps_no_response_and_ends_by_its_place_in_a_queue() {
+        let mut bench = Bench::new();
+        let text = "INVITE sip:b@x SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.2.9:5070;branch=z9hG4bKx\r\nFrom: <sip:a@x>;tag=f\r\n\
+                    To: <sip:b@x>\r\nCall-ID: c\r\nCSeq: 1 INVITE\r\n\r\n";
+        let mut scan = Scan::default();
+        scan.scan(text.as_bytes()).unwrap();
+        let message = Message { bytes: text.as_bytes(), scan: &scan };
+        let envelope = message.check_request().unwrap();
+        let source = Source { transport: Transport::Udp, peer: PEER.parse().unwrap(), listener: 0, conn: None };
+        let path = ReplyPath::of(&envelope.via, source);
+        let key = bench.transactions.key(&message, &envelope, b"INVITE");
+        let Admission::New(id) = bench.transactions.admit(key, &message, &envelope, path, Instant(0)) else {
+            panic!("it is new");
+        };
+        for (status, kept) in [(180, true), (200, false)] {
+            let answer = Bytes::from(format!("SIP/2.0 {status} X\r\n\r\n"));
+            bench.transactions.respond(id, status, answer, Instant(0), &mut bench.out);
+            assert_eq!(bench.sent().len(), 1, "{status}");
+            assert_eq!(!bench.transactions.servers.get(id).unwrap().response.is_empty(), kept, "{status}");
+        }
+        bench.transactions.on_repeat(id, Instant(0), &mut bench.out);
+        assert!(bench.sent().is_empty(), "the transaction user repeats it");
+        bench.wait(31_999);
+        assert_eq!((bench.transactions.counts(), bench.transactions.wheel.len()), ((1, 0), 0), "no place on the wheel");
+        bench.wait(32_000);
+        assert_eq!(bench.transactions.counts(), (0, 0));
+    }
+
+    #[test]
+    fn invites_that_have_their_2xx_make_room_for_new_requests() {
+        let mut bench = Bench::new();
+        for _ in 0..CLIENT_TRANSACTION_COUNT_MAX {
+            bench.invite(Transport::Tcp);
+            let invite = bench.sent().remove(0);
+            assert_eq!(bench.answer(&invite, 200, 10), Some(Verdict::Success));
+        }
+        assert!(bench.transactions.is_full());
+        bench.invite(Transport::Tcp);
+        assert_eq!(bench.sent().len(), 1);
+        assert_eq!(bench.transactions.counts().1, CLIENT_TRANSACTION_COUNT_MAX);
     }
 }

@@ -36,9 +36,12 @@ impl<'a> Line<'a> {
     }
 }
 
-/// The lines of a section; blank ones and what is no line are left out.
+/// The lines of a section of a description, which was checked as a whole; blank ones are left out.
 pub(super) fn lines(section: &[u8]) -> impl Iterator<Item = Line<'_>> {
-    raw_lines(section).filter_map(|(_, text)| Line::parse(text))
+    raw_lines(section).filter_map(|(_, text)| match text {
+        [kind, b'=', value @ ..] => Some(Line { kind: *kind, value }),
+        _ => None,
+    })
 }
 
 /// Where each line starts, and its text without the line end. RFC 8866 §5 asks parsers to take a bare LF too.
@@ -87,6 +90,21 @@ pub(super) fn number(text: &[u8]) -> Option<u64> {
         return None;
     }
     Some(text.iter().fold(0, |value: u64, digit| value.saturating_mul(10).saturating_add(u64::from(digit - b'0'))))
+}
+
+/// Writes a number without the formatting machinery, which costs more than the rest of a line.
+pub(super) fn push_number(out: &mut Vec<u8>, mut number: u64) {
+    let mut digits = [0u8; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
 }
 
 const fn is_blank(byte: u8) -> bool {

@@ -1,7 +1,6 @@
 //! The MSRP media line and its attributes. RFC 4975 §8, RFC 4145, RFC 5547, RFC 6714.
 
-use super::lines::{Line, lines, number, words};
-use super::session::{Description, MediaLine};
+use super::lines::{Line, number, words};
 use crate::base::limits::MSRP_PATH_COUNT_MAX;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -113,16 +112,10 @@ impl<'a> MessageMedia<'a> {
         self.path.get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"msrps:"))
     }
 
-    /// Reads the attributes of one section; what a section leaves open is taken from the session's lines.
-    pub(super) fn read(description: &Description<'a>, index: usize) -> Option<Self> {
-        let section = description.section(index);
-        let mut session = Attributes::default();
-        lines(description.session).for_each(|line| session.take(line));
-        let mut own = Attributes::default();
-        lines(section).for_each(|line| own.take(line));
-        let port = MediaLine::of(section)?.port;
+    /// What the lines of a media section say; what they leave open is taken from the session's lines.
+    pub(super) fn of(index: usize, port: u16, own: &Attributes<'a>, session: &Attributes<'a>) -> Self {
         let address = own.address.or(session.address).flatten();
-        Some(Self {
+        Self {
             index,
             port,
             path: own.path.unwrap_or_default(),
@@ -135,7 +128,7 @@ impl<'a> MessageMedia<'a> {
             cema: own.cema || session.cema,
             file_selector: own.file_selector,
             file_size: own.file_selector.and_then(selector_size),
-        })
+        }
     }
 }
 
@@ -174,13 +167,14 @@ impl Direction {
 
     fn parse(name: &[u8]) -> Option<Self> {
         let all = [Self::SendRecv, Self::SendOnly, Self::RecvOnly, Self::Inactive];
-        all.into_iter().find(|direction| name.eq_ignore_ascii_case(direction.as_str().as_bytes()))
+        let is = |text: &str| name.len() == text.len() && name.eq_ignore_ascii_case(text.as_bytes());
+        all.into_iter().find(|direction| is(direction.as_str()))
     }
 }
 
 /// What the lines of one section say.
 #[derive(Default)]
-struct Attributes<'a> {
+pub(super) struct Attributes<'a> {
     /// The address of `c=`; `Some(None)` when it is not a literal one.
     address: Option<Option<IpAddr>>,
     path: Option<&'a [u8]>,
@@ -194,12 +188,13 @@ struct Attributes<'a> {
 }
 
 impl<'a> Attributes<'a> {
-    fn take(&mut self, line: Line<'a>) {
+    /// Takes one line; of what stands twice the first counts.
+    pub(super) fn take(&mut self, line: Line<'a>) {
         if line.kind == b'c' {
             self.address.get_or_insert_with(|| connection_address(line.value));
         }
         let Some((name, value)) = line.attribute() else { return };
-        let is = |wanted: &str| name.eq_ignore_ascii_case(wanted.as_bytes());
+        let is = |wanted: &str| name.len() == wanted.len() && name.eq_ignore_ascii_case(wanted.as_bytes());
         if is("path") {
             self.path.get_or_insert(value);
         } else if is("setup") {
@@ -258,6 +253,7 @@ fn is_msrp_uri(uri: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sdp::Description;
 
     fn read<T>(lines: &str, what: impl FnOnce(MessageMedia<'_>) -> T) -> T {
         let body = format!("v=0\r\no=- 1 1 IN IP4 192.0.2.1\r\n{lines}");

@@ -1,6 +1,6 @@
 //! What this appliance says: offers, answers, and who connects. SPEC §4.5, §4.7; RFC 3264.
 
-use super::lines::{Line, lines, trim};
+use super::lines::{Line, lines, push_number, trim};
 use super::msrp_media::{Direction, MessageMedia, Role, Setup};
 use super::session::Description;
 use std::io::Write;
@@ -162,12 +162,15 @@ enum Kept {
 /// `offered` are the session's lines of the offer that is answered: when a session is cannot be negotiated (RFC 3264 §6).
 fn write_session(out: &mut Vec<u8>, own: &Own<'_>, offered: &[u8]) {
     let address = own.addr.ip().to_canonical();
-    let family = if matches!(address, IpAddr::V4(_)) { "IP4" } else { "IP6" };
-    let Own { session_id, version, .. } = own;
-    append(
-        out,
-        format_args!("v=0\r\no=- {session_id} {version} IN {family} {address}\r\ns=-\r\nc=IN {family} {address}\r\n"),
-    );
+    out.extend_from_slice(b"v=0\r\no=- ");
+    push_number(out, own.session_id);
+    out.push(b' ');
+    push_number(out, own.version);
+    out.push(b' ');
+    write_address(out, address);
+    out.extend_from_slice(b"\r\ns=-\r\nc=");
+    write_address(out, address);
+    out.extend_from_slice(b"\r\n");
     let start = out.len();
     for line in lines(offered).filter(|line| line.kind == b't') {
         out.extend_from_slice(b"t=");
@@ -179,8 +182,25 @@ fn write_session(out: &mut Vec<u8>, own: &Own<'_>, offered: &[u8]) {
     }
 }
 
+fn write_address(out: &mut Vec<u8>, address: IpAddr) {
+    match address {
+        IpAddr::V4(address) => {
+            out.extend_from_slice(b"IN IP4 ");
+            for (index, octet) in address.octets().into_iter().enumerate() {
+                if index > 0 {
+                    out.push(b'.');
+                }
+                push_number(out, u64::from(octet));
+            }
+        }
+        IpAddr::V6(address) => write!(out, "IN IP6 {address}").expect("writing to memory cannot fail"),
+    }
+}
+
 fn write_media_line(out: &mut Vec<u8>, own: &Own<'_>) {
-    append(out, format_args!("m=message {} TCP/MSRP *\r\n", own.addr.port()));
+    out.extend_from_slice(b"m=message ");
+    push_number(out, u64::from(own.addr.port()));
+    out.extend_from_slice(b" TCP/MSRP *\r\n");
 }
 
 fn write_path(out: &mut Vec<u8>, own: &Own<'_>) {
@@ -212,11 +232,15 @@ fn write_types(out: &mut Vec<u8>, other: Option<&MessageMedia<'_>>, leg: Leg) {
 
 fn write_common(out: &mut Vec<u8>, own: &Own<'_>, setup: Setup, peer_size_max: Option<u64>) {
     let size_max = peer_size_max.map_or(own.size_max, |size_max| size_max.min(own.size_max));
-    append(out, format_args!("a={}\r\n", own.leg.direction().as_str()));
+    out.extend_from_slice(b"a=");
+    out.extend_from_slice(own.leg.direction().as_str().as_bytes());
+    out.extend_from_slice(b"\r\n");
     if let Some(setup) = setup.as_str() {
-        append(out, format_args!("a=setup:{setup}\r\n"));
+        attribute(out, "setup", setup.as_bytes());
     }
-    append(out, format_args!("a=max-size:{size_max}\r\n"));
+    out.extend_from_slice(b"a=max-size:");
+    push_number(out, size_max);
+    out.extend_from_slice(b"\r\n");
 }
 
 /// Echoes what an answer repeats of a file offer, unless the other leg does not know files. RFC 5547 §8.3.
@@ -245,17 +269,19 @@ fn write_kept(out: &mut Vec<u8>, section: &[u8], kept: Kept) {
 }
 
 fn is_kept(line: &Line<'_>, kept: Kept) -> bool {
-    let Some((name, _)) = line.attribute() else {
-        return kept == Kept::Information && matches!(line.kind, b'i' | b'b');
-    };
-    let is_own = |own: &&str| name.eq_ignore_ascii_case(own.as_bytes());
+    if kept == Kept::Information {
+        return matches!(line.kind, b'i' | b'b');
+    }
+    let Some((name, _)) = line.attribute() else { return false };
+    let is_own = |own: &&str| name.len() == own.len() && name.eq_ignore_ascii_case(own.as_bytes());
     let is_file = name.get(..5).is_some_and(|prefix| prefix.eq_ignore_ascii_case(b"file-"));
-    kept != Kept::Information && !(kept == Kept::Extensions && is_file) && !OWN.iter().any(is_own)
+    !(kept == Kept::Extensions && is_file) && !OWN.iter().any(is_own)
 }
 
 fn find<'a>(section: &'a [u8], wanted: &str) -> Option<&'a [u8]> {
     let mut attributes = lines(section).filter_map(|line| line.attribute());
-    attributes.find(|(name, _)| name.eq_ignore_ascii_case(wanted.as_bytes())).map(|(_, value)| value)
+    let is_wanted = |name: &[u8]| name.len() == wanted.len() && name.eq_ignore_ascii_case(wanted.as_bytes());
+    attributes.find(|(name, _)| is_wanted(name)).map(|(_, value)| value)
 }
 
 fn attribute(out: &mut Vec<u8>, name: &str, value: &[u8]) {
@@ -264,10 +290,6 @@ fn attribute(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     out.push(b':');
     out.extend_from_slice(value);
     out.extend_from_slice(b"\r\n");
-}
-
-fn append(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
-    out.write_fmt(text).expect("writing to memory cannot fail");
 }
 
 /// Attributes that never cross from one leg to the other: ours, and those about a connection or a bundle of media lines

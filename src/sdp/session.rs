@@ -2,7 +2,7 @@
 
 use super::fault::SdpFault;
 use super::lines::{Line, lines, number, raw_lines, split_word, words};
-use super::msrp_media::{MessageMedia, Setup};
+use super::msrp_media::{Attributes, MessageMedia, Setup};
 use super::offer_answer::Leg;
 use crate::base::limits::{SDP_LEN_MAX, SDP_MEDIA_COUNT_MAX};
 
@@ -15,6 +15,8 @@ pub struct Description<'a> {
     pub(super) session: &'a [u8],
     sections: [&'a [u8]; SDP_MEDIA_COUNT_MAX],
     count: usize,
+    /// The first usable MSRP media line, read in the same pass.
+    message: Option<MessageMedia<'a>>,
 }
 
 /// `m=<media> <port> <proto> <fmt> …`.
@@ -42,6 +44,8 @@ impl<'a> Description<'a> {
         let mut description = Self::default();
         let mut section_start = 0;
         let mut version_seen = false;
+        let (mut session, mut own) = (Attributes::default(), Attributes::default());
+        let mut found: Option<(usize, u16)> = None;
         for (start, text) in raw_lines(body) {
             if text.is_empty() {
                 continue;
@@ -54,14 +58,19 @@ impl<'a> Description<'a> {
                 b'v' if words(line.value).eq([b"0"]) => version_seen = true,
                 b'v' => return Err(SdpFault::NotSdp),
                 b'm' => {
-                    MediaLine::parse(line.value).ok_or(SdpFault::NotSdp)?;
+                    let media = MediaLine::parse(line.value).ok_or(SdpFault::NotSdp)?;
                     description.close_section(&body[section_start..start]);
                     if description.count == SDP_MEDIA_COUNT_MAX {
                         return Err(SdpFault::TooLarge);
                     }
+                    if found.is_none() && media.is_message(b"TCP/MSRP") {
+                        found = Some((description.count, media.port));
+                    }
                     description.count += 1;
                     section_start = start;
                 }
+                _ if description.count == 0 => session.take(line),
+                _ if found.is_some_and(|(index, _)| index + 1 == description.count) => own.take(line),
                 _ => {}
             }
         }
@@ -69,15 +78,15 @@ impl<'a> Description<'a> {
         if !version_seen {
             return Err(SdpFault::NotSdp);
         }
+        description.message = found.map(|(index, port)| MessageMedia::of(index, port, &own, &session));
         Ok(description)
     }
 
     /// The first usable MSRP media line, whatever it says about itself: plain TCP, not refused.
     ///
     /// RFC 4975 §8.1.
-    pub fn message(&self) -> Option<MessageMedia<'a>> {
-        let index = self.media_lines().position(|line| line.is_message(b"TCP/MSRP"))?;
-        MessageMedia::read(self, index)
+    pub const fn message(&self) -> Option<MessageMedia<'a>> {
+        self.message
     }
 
     /// The MSRP media line of a description that came on a leg, offer or answer: it has a path, carries `message/cpim`,

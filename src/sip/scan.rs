@@ -107,7 +107,12 @@ impl Name {
         // The first letter tells most names of one length apart.
         let first = text.first().map_or(0, |byte| byte | 0x20);
         for (letter, name) in bucket {
-            if *letter == first && name.as_str().as_bytes().eq_ignore_ascii_case(text) {
+            if *letter == 0 {
+                break;
+            }
+            // As everybody writes it, or in another case.
+            let full = name.as_str().as_bytes();
+            if *letter == first && (full == text || full.eq_ignore_ascii_case(text)) {
                 return *name;
             }
         }

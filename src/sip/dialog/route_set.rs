@@ -97,7 +97,12 @@ impl<'a> RouteSet<'a> {
     ///
     /// RFC 3261 §12.2.1.1.
     pub fn write_request_uri(&self, out: &mut Vec<u8>, target: &[u8]) {
-        match self.first().filter(|_| self.is_strict()) {
+        self.write_request_uri_by(self.is_strict(), out, target);
+    }
+
+    /// The same when it is known what kind the first route is of.
+    pub(super) fn write_request_uri_by(&self, is_strict: bool, out: &mut Vec<u8>, target: &[u8]) {
+        match is_strict.then(|| self.first()).flatten() {
             Some(first) => push_request_uri(out, first),
             None => push_request_uri(out, target),
         }
@@ -107,11 +112,16 @@ impl<'a> RouteSet<'a> {
     ///
     /// RFC 3261 §12.2.1.1.
     pub fn write_route(&self, out: &mut Vec<u8>, target: &[u8]) {
+        self.write_route_by(self.is_strict(), out, target);
+    }
+
+    /// The same when it is known what kind the first route is of.
+    pub(super) fn write_route_by(&self, is_strict: bool, out: &mut Vec<u8>, target: &[u8]) {
         if self.text.is_empty() {
             return;
         }
         out.extend_from_slice(b"Route: ");
-        if self.is_strict() {
+        if is_strict {
             if let (_, Some(rest)) = split_first(self.text) {
                 out.extend_from_slice(rest);
                 out.extend_from_slice(b", ");

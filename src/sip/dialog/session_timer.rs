@@ -6,7 +6,7 @@ use crate::base::time::Instant;
 use crate::sip::header::list::{param, split_first, trim};
 use crate::sip::message::{Message, delta_seconds};
 use crate::sip::scan::Name;
-use std::io::Write;
+use crate::sip::write::{number_line, push_decimal};
 use std::time::Duration;
 
 /// The smallest interval that anybody may ask for, and the smallest that we take (RFC 4028 §4).
@@ -347,7 +347,7 @@ pub fn min_se(value: &[u8]) -> Option<u32> {
 ///
 /// RFC 4028 §6.
 pub fn write_min_se(out: &mut Vec<u8>, seconds: u32) {
-    write!(out, "Min-SE: {seconds}\r\n").expect("writing to memory cannot fail");
+    number_line(out, "Min-SE: ", u64::from(seconds));
 }
 
 fn write_session_expires(out: &mut Vec<u8>, seconds: u32, refresher: Option<Refresher>) {
@@ -356,7 +356,10 @@ fn write_session_expires(out: &mut Vec<u8>, seconds: u32, refresher: Option<Refr
         Some(Refresher::Uac) => ";refresher=uac",
         Some(Refresher::Uas) => ";refresher=uas",
     };
-    write!(out, "Session-Expires: {seconds}{refresher}\r\n").expect("writing to memory cannot fail");
+    out.extend_from_slice(b"Session-Expires: ");
+    push_decimal(out, u64::from(seconds));
+    out.extend_from_slice(refresher.as_bytes());
+    out.extend_from_slice(b"\r\n");
 }
 
 /// The value in front of the parameters, and the parameters.

@@ -7,8 +7,7 @@ use crate::sip::header::{address, cseq};
 use crate::sip::message::Message;
 use crate::sip::scan::Name;
 use crate::sip::uri::{Scheme, Uri};
-use crate::sip::write::line;
-use std::io::Write;
+use crate::sip::write::{line, push_decimal};
 
 /// A dialog as our side sees it.
 ///
@@ -205,15 +204,21 @@ impl Dialog {
         out.reserve(self.text.len() + request.via.len() + 256);
         out.extend_from_slice(request.method.as_bytes());
         out.push(b' ');
-        self.routes().write_request_uri(out, self.target());
+        let (routes, target) = (self.routes(), self.target());
+        let is_strict = routes.is_strict();
+        routes.write_request_uri_by(is_strict, out, target);
         out.extend_from_slice(b" SIP/2.0\r\n");
         line(out, "Via", request.via);
-        self.routes().write_route(out, self.target());
+        routes.write_route_by(is_strict, out, target);
         line(out, "Max-Forwards", b"70");
         line(out, "From", self.local());
         line(out, "To", self.remote());
         line(out, "Call-ID", self.part(CALL_ID));
-        write!(out, "CSeq: {} {}\r\n", request.cseq, request.method).expect("writing to memory cannot fail");
+        out.extend_from_slice(b"CSeq: ");
+        push_decimal(out, u64::from(request.cseq));
+        out.push(b' ');
+        out.extend_from_slice(request.method.as_bytes());
+        out.extend_from_slice(b"\r\n");
     }
 
     /// Bytes of memory that the dialog holds besides itself.

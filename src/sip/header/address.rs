@@ -1,6 +1,7 @@
 //! Header fields that carry an address: From, To, Contact, Route, P-Asserted-Identity and their kin.
 
 use super::list::{Param, find_outside, param, params, skip_quoted, trim};
+use crate::sip::scan::is_token;
 
 /// `[display-name] <addr-spec>;params`, or a bare `addr-spec;params`.
 ///
@@ -66,6 +67,12 @@ impl<'a> Address<'a> {
 /// RFC 3261 §19.3.
 pub fn tag(value: &[u8]) -> Option<&[u8]> {
     let from = find_outside(value, b';')?;
+    // Nearly always it is the first parameter and the last.
+    if let [b';', b't', b'a', b'g', b'=', tag @ ..] = &value[from..]
+        && tag.iter().all(|byte| is_token(*byte))
+    {
+        return Some(tag);
+    }
     param(&value[from..], "tag").and_then(|param| param.value)
 }
 

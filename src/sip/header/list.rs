@@ -50,7 +50,7 @@ impl<'a> Param<'a> {
     ///
     /// RFC 3261 §7.3.1.
     pub fn is(&self, name: &str) -> bool {
-        self.name.eq_ignore_ascii_case(name.as_bytes())
+        self.name.len() == name.len() && self.name.eq_ignore_ascii_case(name.as_bytes())
     }
 }
 

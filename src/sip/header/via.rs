@@ -52,12 +52,14 @@ impl<'a> Via<'a> {
         let mut via = Self { transport, host, port, branch: None, received: None, rport: None, maddr: None, text };
         for param in params(parameters) {
             let value = param.value.unwrap_or_default();
-            match param.name {
-                name if name.eq_ignore_ascii_case(b"branch") => via.branch = Some(value),
-                name if name.eq_ignore_ascii_case(b"received") => via.received = Some(value),
-                name if name.eq_ignore_ascii_case(b"rport") => via.rport = Some(value),
-                name if name.eq_ignore_ascii_case(b"maddr") => via.maddr = Some(value),
-                _ => {}
+            if param.is("branch") {
+                via.branch = Some(value);
+            } else if param.is("received") {
+                via.received = Some(value);
+            } else if param.is("rport") {
+                via.rport = Some(value);
+            } else if param.is("maddr") {
+                via.maddr = Some(value);
             }
         }
         Some(via)
