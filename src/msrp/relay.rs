@@ -129,7 +129,9 @@ impl Relay {
             && !uri::same_path(&own.peer_path, leg.peer_path.trim_ascii());
         // A peer that connects comes when it likes, over another connection or the one that it has.
         own.may_move |= has_moved && leg.role == Role::Passive;
-        if is_another || (has_moved && leg.role == Role::Active) {
+        // Where we connect, only another address needs another connection.
+        let is_elsewhere = leg.role == Role::Active && leg.connect_to.iter().take(2).ne(own.connect_to.iter());
+        if is_another || (has_moved && is_elsewhere) {
             self.unjoin(LegRef { id, side }, now);
         }
         let Some(session) = self.sessions.get_mut(id) else { return };

@@ -228,7 +228,7 @@ impl Relay {
             matches!(session.local, Local::None) && !session.is_lost && far.conn == Some(conn) && far.binding.is_none();
         let Some(to) = near.conn.filter(|_| is_plain) else { return 0 };
         let Some(mut output) = self.net.output(to) else { return 0 };
-        let (mut at, mut count) = (0, 0);
+        let (mut at, mut count, mut delivered) = (0, 0, 0);
         let mut is_more_to_do = false;
         while !is_more_to_do
             && let Some((sequence, len)) = far.plain_ok(&input[at..])
@@ -236,6 +236,7 @@ impl Relay {
         {
             output.write([START, front.tid(), near.answer_ok(), front.tid(), OK_END]);
             session.is_finished |= front.is_last;
+            delivered += u64::from(front.is_last);
             session.pending.pop_front();
             at += len;
             count += 1;
@@ -245,6 +246,7 @@ impl Relay {
         if count > 0 {
             session.active_at = now;
             self.net.counts.responses += count;
+            self.net.counts.delivered += delivered;
             self.net.list(to);
         }
         if is_more_to_do {
