@@ -152,10 +152,8 @@ impl Buffer {
 impl Spare {
     fn pop(&mut self) -> Box<Buffer> {
         let mut buffer = self.buffers.pop().unwrap_or_default();
-        if buffer.tail.capacity() < BUFFER_LEN / 2 {
-            // Whatever left in it is gone as a rule, and all of it is free again.
-            let _ = buffer.tail.try_reclaim(BUFFER_LEN);
-        }
+        // Whatever left in it is gone as a rule, and all of it is free again. Its beginning is what the cache knows.
+        let _ = buffer.tail.try_reclaim(BUFFER_LEN);
         buffer
     }
 
@@ -168,8 +166,9 @@ impl Spare {
     }
 }
 
-/// Memory for small things of one connection: several rewritten heads and small bodies.
-const BUFFER_LEN: usize = 8 * 1024;
+/// Memory for small things of one connection: what one receive brings of chunks that are copied, so that they leave in one
+/// piece. Only as much of it as is needed is touched.
+const BUFFER_LEN: usize = 32 * 1024;
 /// Unused buffers that are kept: those of a burst, not of all connections.
 const SPARE_COUNT_MAX: usize = 256;
 /// Entries that an unused queue keeps room for.

@@ -198,6 +198,9 @@ impl Relay {
         loop {
             if framer.is_idle() {
                 rest = &rest[self.pass_repeats(conn, rest, now)..];
+                if rest.is_empty() {
+                    break;
+                }
             }
             match framer.next(&mut rest) {
                 Framed::Head(head) => {

@@ -9,7 +9,7 @@ use super::event_loop::{Armed, Look, Shard, conn_of, token_of};
 use crate::base::id::ConnId;
 use crate::metrics::names::Counter;
 use crate::msrp::effect::{ConnectTicket, MediaEffect};
-use crate::uring::ring::{BATCH_COUNT_MAX, Completion, Token};
+use crate::uring::ring::{BATCH_COUNT_MAX, Completion, Patience, Token};
 use crate::uring::shared::Shared;
 use crate::uring::socket::{acknowledged_len, keep_alive, outgoing_stream};
 use bytes::Bytes;
@@ -94,15 +94,17 @@ impl<C: Core> Shard<C> {
         let conn = conn_of(completion.token);
         let Some(connection) = self.media.find(conn) else { return };
         connection.sending = false;
-        let Some(len @ 1..) = completion.result.ok() else { return self.on_media_broken(conn) };
-        connection.progress_at = self.now.at;
-        if connection.is_open() {
-            self.core.media_sent(conn, len as usize, self.now);
+        let Ok(len) = completion.result else { return self.on_media_broken(conn) };
+        if len > 0 {
+            connection.progress_at = self.now.at;
+            if connection.is_open() {
+                self.core.media_sent(conn, len as usize, self.now);
+            }
         }
         if completion.unsent.is_empty() {
             self.media.dirty.push(conn);
         } else {
-            self.send_media(conn, &mut completion.unsent);
+            self.send_media(conn, &mut completion.unsent, Patience::Lasting);
         }
     }
 
@@ -305,16 +307,16 @@ impl<C: Core> Shard<C> {
             }
         }
         if !batch.is_empty() {
-            self.send_media(conn, &mut batch);
+            self.send_media(conn, &mut batch, Patience::None);
         }
         self.media.batch = batch;
     }
 
     /// Hands a batch to the kernel and empties it.
-    fn send_media(&mut self, conn: ConnId, batch: &mut Vec<Bytes>) {
+    fn send_media(&mut self, conn: ConnId, batch: &mut Vec<Bytes>, patience: Patience) {
         let Some(connection) = self.media.find(conn) else { return };
         debug_assert!(!connection.sending, "one send a connection");
-        if self.ring.send_media(&connection.fd, token_of(conn), batch) {
+        if self.ring.send_media(&connection.fd, token_of(conn), batch, patience) {
             connection.sending = true;
             connection.progress_at = self.now.at;
             self.schedule_media_look(conn);

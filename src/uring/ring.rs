@@ -123,6 +123,15 @@ pub struct RingPlan {
     pub stream_send_count_max: usize,
 }
 
+/// What a send does when the connection does not take everything at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// It completes with what was taken: during its submission, so that [`Ring::submit`] knows when to expect it.
+    None,
+    /// It goes on when there is room.
+    Lasting,
+}
+
 /// Bytes before a datagram's payload in its buffer: the kernel's header and the sender's address.
 pub const DATAGRAM_PREFIX_LEN: usize = RECEIVED_HEADER_LEN + RAW_ADDR_LEN;
 
@@ -162,8 +171,8 @@ pub struct Ring {
     in_flight: usize,
     /// Datagrams and stream bytes in the kernel's hands.
     sends_in_flight: usize,
-    /// Datagrams pushed since the last submission: all complete during it.
-    datagrams_pushed: usize,
+    /// Requests pushed since the last submission that complete during it: datagrams, and the first sends of media batches.
+    prompt_count: usize,
     enter_flags: EnterFlags,
     /// See [`RingPlan::media_burst_len`]; 0 where the kernel has no such bound.
     media_burst_len: u32,
@@ -195,7 +204,7 @@ impl Ring {
             backlog: VecDeque::new(),
             in_flight: 0,
             sends_in_flight: 0,
-            datagrams_pushed: 0,
+            prompt_count: 0,
             enter_flags,
             media_burst_len: plan.media_burst_len,
         };
@@ -288,32 +297,42 @@ impl Ring {
         // SAFETY: the slot keeps payload and address where they are until the completion releases it.
         unsafe { self.push(entry, Kind::SendDatagram, Token { slot, generation: 0 }) };
         self.sends_in_flight += 1;
-        self.datagrams_pushed += 1;
+        self.prompt_count += 1;
         Ok(())
     }
 
     /// Sends a batch into a stream as one request, or says false when too many are in the kernel's hands. The answer is
     /// a [`Kind::SendStream`] with the count of bytes that left, which may be fewer than all.
     pub fn send_stream(&mut self, stream: impl AsFd, token: Token, batch: impl Iterator<Item = Bytes>) -> bool {
-        self.send_as(Kind::SendStream, stream, token, batch.take(BATCH_COUNT_MAX))
+        self.send_as(Kind::SendStream, Patience::Lasting, stream, token, batch.take(BATCH_COUNT_MAX))
     }
 
     /// Sends a batch of at most [`BATCH_COUNT_MAX`] buffers into a media connection as one request and empties it, or says
     /// false when too many are in the kernel's hands. The answer is a [`Kind::SendMedia`] with the count of bytes that
-    /// left, and the rest when they are fewer than all.
-    pub fn send_media(&mut self, stream: impl AsFd, token: Token, batch: &mut Vec<Bytes>) -> bool {
+    /// left, none if the connection takes none now, and the rest when they are fewer than all.
+    pub fn send_media(&mut self, stream: impl AsFd, token: Token, batch: &mut Vec<Bytes>, patience: Patience) -> bool {
         assert!(batch.len() <= BATCH_COUNT_MAX, "a batch is one request");
-        self.send_as(Kind::SendMedia, stream, token, batch.drain(..))
+        self.send_as(Kind::SendMedia, patience, stream, token, batch.drain(..))
     }
 
-    fn send_as(&mut self, kind: Kind, stream: impl AsFd, token: Token, batch: impl Iterator<Item = Bytes>) -> bool {
+    fn send_as(
+        &mut self,
+        kind: Kind,
+        patience: Patience,
+        stream: impl AsFd,
+        token: Token,
+        batch: impl Iterator<Item = Bytes>,
+    ) -> bool {
         let Some((slot, send)) = self.memory.stream_sends.take() else { return false };
         send.token = token;
         send.bytes.extend(batch);
         assert!(!send.bytes.is_empty(), "a batch holds at least one buffer");
         let fd = Fd(stream.as_fd().as_raw_fd());
-        // WAITALL makes the kernel go on by itself when the socket takes only a part.
-        let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
+        let flags = match patience {
+            // WAITALL makes the kernel go on by itself when the socket takes only a part.
+            Patience::Lasting => libc::MSG_NOSIGNAL | libc::MSG_WAITALL,
+            Patience::None => libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT,
+        };
         let entry = match send.bytes.as_slice() {
             [only] if u32::try_from(only.len()).is_ok() => {
                 opcode::Send::new(fd, only.as_ptr(), only.len() as u32).flags(flags).build()
@@ -323,6 +342,7 @@ impl Ring {
         // SAFETY: the slot keeps bytes, vectors and header where they are until the completion releases it.
         unsafe { self.push(entry, kind, Token { slot, generation: 0 }) };
         self.sends_in_flight += 1;
+        self.prompt_count += usize::from(patience == Patience::None);
         true
     }
 
@@ -437,7 +457,7 @@ impl Ring {
             if kind == Kind::Unwatched {
                 continue;
             }
-            let result = u32::try_from(entry.result()).map_err(|_| -entry.result());
+            let mut result = u32::try_from(entry.result()).map_err(|_| -entry.result());
             let more = cqueue::more(entry.flags());
             *in_flight -= usize::from(!more);
             let mut lease = None;
@@ -457,8 +477,9 @@ impl Ring {
                 Kind::SendStream | Kind::SendMedia => {
                     *sends_in_flight -= 1;
                     let send = memory.stream_sends.value(token.slot);
-                    if let (Kind::SendMedia, Ok(sent)) = (kind, result) {
-                        unsent = send.unsent(sent as usize);
+                    if kind == Kind::SendMedia {
+                        result = if result == Err(libc::EAGAIN) { Ok(0) } else { result };
+                        unsent = result.map_or(Vec::new(), |sent| send.unsent(sent as usize));
                     }
                     send.clear();
                     let slot = std::mem::replace(&mut token, send.token).slot;
@@ -519,13 +540,13 @@ impl Ring {
                 return Ok(());
             }
         }
-        let datagrams = std::mem::take(&mut self.datagrams_pushed);
+        let prompt_count = std::mem::take(&mut self.prompt_count);
         match wait {
             None => self.enter(0, None),
-            // Datagrams complete while they are submitted: waiting for one completion more saves a turn that would only
-            // see them. Stream sends may be held up by their peers and are not waited for; asking the kernel for a
-            // short minimum wait instead cost 8 µs of CPU a wait, for its timer.
-            Some(time) => self.enter(datagrams + 1, Some(time)),
+            // What completes while it is submitted is not worth a turn that would see nothing else: one completion more
+            // is waited for. Sends that their peers may hold up are not counted; asking the kernel for a short minimum
+            // wait instead cost 8 µs of CPU a wait, for its timer.
+            Some(time) => self.enter(prompt_count + 1, Some(time)),
         }
     }
 
