@@ -14,8 +14,8 @@ use ringpost::base::mailbox::{Mailbox, Unpark};
 use ringpost::base::time::{Instant, Now};
 use ringpost::metrics::counters::ShardMetrics;
 use ringpost::metrics::names::Counter;
+use ringpost::participating::effect::Effect;
 use ringpost::participating::effect::StreamTarget;
-use ringpost::participating::effect::{Effect, Socket};
 use ringpost::participating::input::{Input, Source, Transport};
 use ringpost::shard::{Core, Doors, Plan, bind, spawn};
 use std::collections::VecDeque;
@@ -168,7 +168,7 @@ impl Default for Echo {
 impl Core for Echo {
     fn handle_message(&mut self, bytes: &[u8], source: Source, _now: Now) {
         assert_eq!(bytes.len(), PAYLOAD_LEN);
-        let Source { transport, peer, listener, conn } = source;
+        let Source { transport, peer, listener, socket, conn } = source;
         let bytes = self.answer.clone();
         self.effects.push_back(match (transport, conn) {
             (Transport::Tcp, Some((shard, conn))) => Effect::SendStream {
@@ -177,7 +177,7 @@ impl Core for Echo {
                 bytes,
                 ticket: None,
             },
-            _ => Effect::SendDatagram { socket: Socket::WellKnown, listener, to: peer, bytes },
+            _ => Effect::SendDatagram { socket, listener, to: peer, bytes },
         });
     }
 

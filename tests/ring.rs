@@ -6,7 +6,7 @@ use ringpost::base::mailbox::{Mailbox, Unpark};
 use ringpost::base::time::{Instant, Now};
 use ringpost::metrics::counters::ShardMetrics;
 use ringpost::metrics::names::{Counter, Gauge, Stage};
-use ringpost::participating::effect::{Effect, Socket, StreamTarget};
+use ringpost::participating::effect::{Effect, StreamTarget};
 use ringpost::participating::input::{Input, Shards, Source, Transport};
 use ringpost::participating::storage::{Answer, Command, Fault};
 use ringpost::shard::{Core, Doors, Mail, Plan, ShardThread, bind, spawn};
@@ -31,7 +31,7 @@ fn a_datagram_is_answered_from_the_socket_it_came_to() {
             client.send_to(b"echo", to).unwrap();
             let (answer, from) = receive(&client);
             assert_eq!(answer, b"echo");
-            assert_eq!(from, sockets.well_known, "the scripted core answers from the well-known port");
+            assert_eq!(from, to, "the scripted core answers from where it was asked");
         }
     }
     assert_eq!(node.metrics[0].counter(Counter::DatagramIn), 4);
@@ -457,7 +457,7 @@ impl Script {
     }
 
     fn answer(&mut self, bytes: Bytes, source: Source, ticket: Option<Ticket>) {
-        let Source { transport, peer, listener, conn } = source;
+        let Source { transport, peer, listener, socket, conn } = source;
         self.effects.push_back(match (transport, conn) {
             (Transport::Tcp, Some((shard, conn))) => Effect::SendStream {
                 to: StreamTarget::Connection { shard, conn, fallback: peer },
@@ -465,7 +465,7 @@ impl Script {
                 bytes,
                 ticket,
             },
-            _ => Effect::SendDatagram { socket: Socket::WellKnown, listener, to: peer, bytes },
+            _ => Effect::SendDatagram { socket, listener, to: peer, bytes },
         });
     }
 

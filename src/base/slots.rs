@@ -95,6 +95,14 @@ impl<T> Slots<T> {
         self.pieces.iter().flatten().filter_map(|entry| entry.value.as_ref())
     }
 
+    /// The handle of every entry.
+    pub fn ids(&self) -> impl Iterator<Item = SlotId> {
+        let entries = self.pieces.iter().flatten().zip(0..);
+        entries
+            .filter(|(entry, _)| entry.value.is_some())
+            .map(|(entry, slot)| SlotId { slot, generation: entry.generation })
+    }
+
     /// Entries in the table.
     pub fn len(&self) -> usize {
         self.slot_count - self.free.len()

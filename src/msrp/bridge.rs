@@ -55,6 +55,8 @@ impl Relay {
         }
         if is_new {
             self.begin_message(id, head, now);
+        } else {
+            self.learn_pattern(conn, id, head);
         }
         self.pass_head(to, id, head, at_hand, now);
         Verdict::Go(Ingress::Forward(id))
@@ -87,8 +89,9 @@ impl Relay {
         let range = head.byte_range;
         let tail_len = END_LINE_LEN + head.transaction_id.len();
         let is_whole = !head.has_body || range.len().is_some_and(|len| at_hand as u64 >= len + tail_len as u64);
-        // Others wait on the same connection: they must be able to interrupt what may take long (RFC 4975 §5.1).
-        let is_interruptible = !is_whole && connection.legs.len() > 1;
+        // Others on the same connection, or an answer of ours, must be able to interrupt what may take long (RFC 4975 §5.1).
+        // A sender that names the chunk's end keeps that form where nobody else is: there are clients that rely on it.
+        let is_interruptible = !is_whole && (connection.legs.len() > 1 || range.end.is_none());
         connection.open = Some(id);
         connection.is_interruptible = is_interruptible;
         let passage = &mut session.passage;
@@ -184,8 +187,12 @@ impl Relay {
             self.net.throttle(to, conn);
         }
         let is_last = flag == Flag::End;
+        if flag == Flag::Abort {
+            self.net.counts.aborted += 1;
+        }
         if session.passage.report == FailureReport::No {
             session.is_finished |= is_last;
+            self.net.counts.delivered += u64::from(is_last);
             return;
         }
         let Some(back) = session.pending.back_mut() else { return };
@@ -233,6 +240,10 @@ impl Relay {
         if flag != Flag::More || is_broken {
             passage.stage = Stage::Idle;
         }
+        if is_broken {
+            // Its receiver has forgotten it: the rest would pass for a message of its own.
+            passage.stopped = Some(Box::new((passage.message_id.as_slice().into(), status::BAD_REQUEST)));
+        }
         let report = passage.report;
         if report != FailureReport::No
             && let Some(back) = session.pending.back_mut()
@@ -243,6 +254,10 @@ impl Relay {
             (back.stamp, back.position, back.note) = (now, position, note);
         } else if is_last {
             session.is_finished = true;
+            self.net.counts.delivered += 1;
+        }
+        if is_broken || flag == Flag::Abort {
+            self.net.counts.aborted += 1;
         }
         if passage_ends_record(session, is_last, flag, is_broken) {
             self.end_record(id, is_last, report);
@@ -263,7 +278,8 @@ impl Relay {
         let Some(session) = self.sessions.get_mut(id) else { return };
         if !is_last {
             session.abort_record(&mut self.events);
-        } else if report == FailureReport::No {
+        } else if report != FailureReport::Yes {
+            // Nobody tells of a success.
             let note = session.note(true);
             session.passage.is_recorded = false;
             self.events.push_back(note.complete(id));
@@ -300,24 +316,6 @@ impl Relay {
         }
     }
 
-    /// The commonest input of all, a 200 in the very form that the peer's path makes likely, is compared instead of taken
-    /// apart. Answers its length.
-    #[inline]
-    pub(super) fn on_plain_ok(&mut self, conn: ConnId, bytes: &[u8], now: Instant) -> Option<usize> {
-        let text = bytes.get(START.len() + TID_LEN..)?.strip_prefix(b" 200 OK\r\nTo-Path: ")?;
-        let tid = bytes.strip_prefix(START)?.get(..TID_LEN)?;
-        let own = OwnTid::parse(tid)?;
-        let (id, session) = self.sessions.at(own.slot)?;
-        let leg = &session.legs[own.side.index()];
-        let text = text.strip_prefix(leg.uri.as_bytes())?.strip_prefix(b"\r\nFrom-Path: ")?;
-        let text = text.strip_prefix(&*leg.peer_path)?.strip_prefix(b"\r\n-------")?;
-        let text = text.strip_prefix(tid)?.strip_prefix(b"$\r\n")?;
-        if leg.owns(tid) && leg.conn == Some(conn) {
-            self.on_own_response(id, own, status::OK, now);
-        }
-        Some(bytes.len() - text.len())
-    }
-
     /// A response to one of our own requests.
     #[inline]
     fn on_own_response(&mut self, id: SessionId, own: OwnTid, code: u16, now: Instant) {
@@ -338,6 +336,7 @@ impl Relay {
         {
             tell(&mut self.net, &session.legs[0], front.tid(), code);
             session.is_finished |= front.is_last;
+            self.net.counts.delivered += u64::from(front.is_last);
             session.pending.pop_front();
             self.net.counts.responses += 1;
             if session.pending.len() == MSRP_PENDING_COUNT_MAX / 2
@@ -387,8 +386,10 @@ impl Relay {
             super::report::write(&mut self.net, &mut session.legs[0], &note, code, &mut self.scratch);
             entry.note = Some(note);
         }
-        if entry.is_last && is_success {
-            session.is_finished = true;
+        if entry.is_last {
+            session.is_finished |= is_success;
+            self.net.counts.delivered += u64::from(is_success);
+            self.net.counts.aborted += u64::from(!is_success);
         }
         let is_recorded = entry.note.as_ref().is_some_and(|note| note.is_recorded);
         if is_recorded || !is_success {
@@ -451,6 +452,7 @@ impl Relay {
         let Some(session) = self.sessions.get_mut(id) else { return };
         let is_underway = session.passage.stage == Stage::Underway && session.passage.message_id == message_id;
         session.stop_message(message_id, code, &mut self.events);
+        self.net.counts.aborted += u64::from(is_underway);
         if !is_underway || self.abort_chunk(id, now) {
             return;
         }
@@ -594,7 +596,7 @@ impl Session {
             start: passage.start,
             next: passage.next,
             total: passage.total,
-            is_recorded: is_last && passage.is_recorded,
+            is_recorded: is_last && passage.is_recorded && passage.report == FailureReport::Yes,
         })
     }
 

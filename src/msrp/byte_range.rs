@@ -97,7 +97,8 @@ fn number_or_star(text: &[u8]) -> Option<(Option<u64>, &[u8])> {
 }
 
 /// Reads digits; numbers that leave no room to calculate with are refused.
-fn number(text: &[u8]) -> Option<(u64, &[u8])> {
+#[inline]
+pub(super) fn number(text: &[u8]) -> Option<(u64, &[u8])> {
     let mut number = 0u64;
     let mut len = 0;
     while let Some(digit) = text.get(len).map(|byte| byte.wrapping_sub(b'0')).filter(|digit| *digit < 10) {

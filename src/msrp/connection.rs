@@ -4,6 +4,7 @@ use super::effect::MediaEffect;
 use super::egress::{Egress, Spare};
 use super::framer::Framer;
 use super::news::{Counts, SessionId, Side};
+use super::repeat::Pattern;
 use crate::base::id::ConnId;
 use crate::base::limits::{MSRP_CONNECTION_COUNT_MAX, MSRP_EGRESS_HIGH, MSRP_EGRESS_LOW};
 use crate::base::slots::SlotId;
@@ -67,6 +68,8 @@ pub struct Connection {
     pub legs: SmallVec<[LegRef; 1]>,
     /// Whose paths the last request had.
     pub route: Option<LegRef>,
+    /// What the head of the next chunk has in common with that of the last one.
+    pub pattern: Option<Box<Pattern>>,
     /// Whose chunk is open in its output.
     pub open: Option<SessionId>,
     /// The open chunk may be ended with `+` at any place.
@@ -121,6 +124,7 @@ impl Connection {
             ingress: Ingress::Drop,
             legs: SmallVec::new(),
             route: None,
+            pattern: None,
             open: None,
             is_interruptible: false,
             is_listed: false,
@@ -148,6 +152,7 @@ impl Connection {
         if let Some(framer) = self.framer.as_mut().filter(|framer| framer.is_idle()) {
             framer.forget();
             self.route = None;
+            self.pattern = None;
         }
         self.tidy();
     }
@@ -271,6 +276,14 @@ impl Net {
             self.dirty.push_back(id);
         }
         Some(connection)
+    }
+
+    /// A connection's output, when no chunk is open in it. Whoever writes tells [`Net::list`]. RFC 4975 §7.1.
+    #[inline]
+    pub fn output(&mut self, id: ConnId) -> Option<Output<'_>> {
+        let connection = self.table.get_mut(id.slot as usize)?.as_deref_mut()?;
+        let is_free = connection.id == id && connection.open.is_none();
+        is_free.then_some(Output { egress: &mut connection.egress, spare: &mut self.spare })
     }
 
     /// Sends a whole response or REPORT: behind the open chunk, if there is one. False when there is too much of that.
@@ -421,6 +434,31 @@ impl Net {
     }
 }
 
+/// What leaves on one connection, to be appended to several times.
+pub struct Output<'n> {
+    egress: &'n mut Egress,
+    spare: &'n mut Spare,
+}
+
+impl Output<'_> {
+    /// Appends. RFC 4975 §7.1.
+    #[inline]
+    pub fn write<const N: usize>(&mut self, parts: [&[u8]; N]) {
+        self.egress.write(self.spare, parts);
+    }
+
+    /// The place behind what was appended last. RFC 4975 §7.1.
+    #[inline]
+    pub fn end_position(&self) -> u64 {
+        self.egress.end_position()
+    }
+
+    /// True when those who fill it must stop. RFC 4975 §5.1.
+    pub fn is_high(&self) -> bool {
+        self.egress.len() > MSRP_EGRESS_HIGH
+    }
+}
+
 /// An attempt to open a connection, packed for the way to the shard and back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TicketParts {
@@ -450,6 +488,7 @@ impl Connection {
     /// Bytes behind the connection's pointers.
     pub(super) fn heap_len(&self) -> usize {
         let framer = self.framer.as_ref().map_or(0, |framer| size_of::<Framer>() + framer.heap_len());
-        framer + self.extra.as_ref().map_or(0, |_| size_of::<Extra>()) + self.egress.len()
+        let pattern = self.pattern.as_ref().map_or(0, |pattern| size_of::<Pattern>() + pattern.heap_len());
+        framer + pattern + self.extra.as_ref().map_or(0, |_| size_of::<Extra>()) + self.egress.len()
     }
 }

@@ -4,8 +4,9 @@ use super::bridge::tell;
 use super::connection::{Ingress, LegRef};
 use super::head::FailureReport;
 use super::local::Local;
-use super::news::{Event, SessionId, Side, Why};
+use super::news::{Event, Purpose, SessionId, Side, Why};
 use super::relay::Relay;
+use super::session::Stage;
 use super::status;
 use crate::base::id::ConnId;
 use crate::base::time::Instant;
@@ -44,8 +45,12 @@ impl Relay {
         self.abort_chunk(id, now);
         let Some(session) = self.sessions.get_mut(id) else { return };
         session.abort_record(&mut self.events);
-        session.passage.stage = super::session::Stage::Idle;
         let pending = std::mem::take(&mut session.pending);
+        let was_underway = std::mem::take(&mut session.passage.stage) == Stage::Underway;
+        let is_unfinished = was_underway || pending.iter().any(|entry| entry.is_last && !entry.is_done);
+        if is_unfinished && matches!(session.purpose, Purpose::Bridge { .. }) {
+            self.net.counts.aborted += 1;
+        }
         for entry in pending {
             if entry.is_done {
                 continue;
@@ -96,6 +101,19 @@ impl Relay {
         if connection.legs.is_empty() {
             self.on_unused(conn, now);
         }
+    }
+
+    /// A side's peer has moved to another endpoint: its connection is left, what it was in the midst of is ended, and
+    /// another one is awaited.
+    pub(super) fn unjoin(&mut self, leg: LegRef, now: Instant) {
+        self.wind_up(leg.id, status::TIMEOUT, now);
+        self.leave_attempt(leg);
+        self.leave(leg, now);
+        let Some(session) = self.sessions.get_mut(leg.id) else { return };
+        // Both connections have as long as at the beginning.
+        session.begun = now;
+        let own = &mut session.legs[leg.side.index()];
+        (own.is_gone, own.may_move, own.binding) = (false, false, None);
     }
 
     /// A connection ended. RFC 4975 §5.4.

@@ -36,6 +36,13 @@ impl Relay {
         at_hand: usize,
         now: Instant,
     ) -> Verdict {
+        if !repeats
+            && !head.kind.is_response()
+            && let Some(connection) = self.net.get_mut(conn)
+        {
+            // What repeats these paths is not for whoever the request before was for.
+            connection.route = None;
+        }
         match head.kind {
             Kind::Response(code) => {
                 if head.fault.is_none() {
@@ -68,14 +75,27 @@ impl Relay {
         let Some(session) = self.sessions.get_mut(leg.id) else { return self.refuse(head, status::NO_SESSION) };
         match session.legs[leg.side.index()].conn {
             Some(bound) if bound == conn => {}
+            Some(_) if session.legs[leg.side.index()].may_move => {
+                self.unjoin(leg, now);
+                self.bind(conn, leg, now);
+            }
             Some(_) => return self.refuse(head, status::WRONG_CONNECTION),
             None if session.is_lost || session.legs[leg.side.index()].is_gone => {
+                return self.refuse(head, status::NO_SESSION);
+            }
+            // Several devices may have been offered the side: it is for the one whose answer was taken.
+            None if leg.side == Side::Terminating && !session.legs[1].may_be_joined_by(head.from_path) => {
                 return self.refuse(head, status::NO_SESSION);
             }
             None => self.bind(conn, leg, now),
         }
         if !repeats {
             self.learn_answer(leg, head);
+            if let Some(connection) = self.net.get_mut(conn)
+                && connection.pattern.as_ref().is_some_and(|pattern| pattern.paths() != head.paths)
+            {
+                connection.pattern = None;
+            }
         }
         let Some(session) = self.sessions.get_mut(leg.id) else { return Verdict::DROP };
         if session.is_lost {
@@ -106,7 +126,11 @@ impl Relay {
         }
         connection.route = None;
         let leg = self.find_leg(head).ok_or(status::NO_SESSION)?;
-        if let Some(connection) = self.net.get_mut(conn) {
+        // Remembered on the connection that the side is joined to alone: that one forgets it when the session ends.
+        let joined = self.sessions.get(leg.id).and_then(|session| session.legs[leg.side.index()].conn);
+        if joined == Some(conn)
+            && let Some(connection) = self.net.get_mut(conn)
+        {
             connection.route = Some(leg);
         }
         Ok(leg)

@@ -115,7 +115,6 @@ impl Relay {
             self.settle(now);
             return false;
         }
-        self.net.counts.connected += 1;
         self.reach.insert((to, listener), Reach::Open(conn));
         for leg in attempt.legs {
             self.join(conn, leg, now);
@@ -132,7 +131,6 @@ impl Relay {
             && attempt.try_count == parts.try_count
         {
             attempt.is_asked = false;
-            self.net.counts.connect_failed += 1;
             self.next_try(parts.id, now);
         }
         self.settle(now);
@@ -166,7 +164,6 @@ impl Relay {
         let ticket = TicketParts { id, try_count: attempt.try_count }.pack();
         attempt.is_asked = false;
         self.net.effects.push_back(MediaEffect::Abandon(ticket));
-        self.net.counts.connect_failed += 1;
         self.next_try(id, now);
     }
 
@@ -254,7 +251,6 @@ impl Relay {
         let Some(connection) = self.net.insert(conn, Origin::Accepted, now) else { return false };
         connection.armed = Some(now + UNBOUND_TIMEOUT);
         self.wheel.insert(now + UNBOUND_TIMEOUT, Timed::Connection(conn));
-        self.net.counts.accepted += 1;
         self.settle(now);
         true
     }

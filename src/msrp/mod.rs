@@ -21,6 +21,7 @@ pub mod news;
 mod own_tid;
 mod pending;
 pub mod relay;
+mod repeat;
 mod report;
 mod session;
 pub mod settings;

@@ -207,10 +207,8 @@ pub struct Counts {
     pub timeouts: u64,
     /// Times a sender was not read from because its receiver is slow.
     pub paused: u64,
-    /// Connections accepted.
-    pub accepted: u64,
-    /// Connections opened.
-    pub connected: u64,
-    /// Connections that could not be opened.
-    pub connect_failed: u64,
+    /// Messages of bridges whose last chunk the receiver acknowledged, or that need no acknowledgement.
+    pub delivered: u64,
+    /// Messages of bridges that were aborted, refused or broken off.
+    pub aborted: u64,
 }

@@ -4,17 +4,17 @@
 //! [`super::bridge`] passes chunks on and responses back, [`super::report`] passes reports, [`super::local`] takes and
 //! sends messages itself, [`super::joining`] connects and binds, [`super::ending`] gives up, [`super::timers`] waits.
 
-use super::connection::{Connection, Held, Ingress, Net};
+use super::connection::{Connection, Held, Ingress, LegRef, Net};
 use super::effect::MediaEffect;
 use super::framer::{Event as Framed, Framer, place_in};
 use super::head::{Flag, Head};
 use super::ingress::Verdict;
 use super::joining::{Attempt, Reach};
-use super::news::{Counts, Event, LegPlan, Levels, OpenPlan, SessionId, Side};
+use super::news::{Counts, Event, LegPlan, Levels, OpenPlan, Role, SessionId, Side};
 use super::session::Session;
 use super::settings::RelaySettings;
 use super::timers::Timed;
-use super::write;
+use super::{uri, write};
 use crate::base::id::ConnId;
 use crate::base::limits::{MSRP_EGRESS_HIGH, MSRP_SESSION_COUNT_MAX};
 use crate::base::rng::Rng;
@@ -40,6 +40,12 @@ pub struct Relay {
     pub(super) events: VecDeque<Event>,
     /// Where texts are put together.
     pub(super) scratch: Vec<u8>,
+    /// What repeats is taken apart like all else.
+    #[cfg(test)]
+    pub(super) takes_no_shortcut: bool,
+    /// Chunks and responses that were only compared.
+    #[cfg(test)]
+    pub(super) shortcut_count: u64,
 }
 
 /// Received bytes, and the way to keep them.
@@ -83,6 +89,10 @@ impl Relay {
             wheel: TimerWheel::new(now),
             events: VecDeque::new(),
             scratch: Vec::new(),
+            #[cfg(test)]
+            takes_no_shortcut: false,
+            #[cfg(test)]
+            shortcut_count: 0,
         }
     }
 
@@ -108,12 +118,34 @@ impl Relay {
     /// Takes what a side's SDP said, the first time and after a re-INVITE. RFC 4975 §8.
     pub fn negotiate(&mut self, id: SessionId, side: Side, leg: LegPlan<'_>, now: Instant) {
         let Some(session) = self.sessions.get_mut(id) else { return };
+        let own = &mut session.legs[side.index()];
+        // Of several devices that were offered the side one joined, and the answer of another was taken.
+        let is_another = side == Side::Terminating
+            && own.conn.is_some()
+            && own.peer_path.is_empty()
+            && !uri::same_uri(own.answered_uri(), uri::first(leg.peer_path.trim_ascii()));
+        let has_moved = session.is_started
+            && !own.peer_path.is_empty()
+            && !uri::same_path(&own.peer_path, leg.peer_path.trim_ascii());
+        // A peer that connects comes when it likes, over another connection or the one that it has.
+        own.may_move |= has_moved && leg.role == Role::Passive;
+        // Where we connect, only another address needs another connection.
+        let is_elsewhere = leg.role == Role::Active && leg.connect_to.iter().take(2).ne(own.connect_to.iter());
+        if is_another || (has_moved && is_elsewhere) {
+            self.unjoin(LegRef { id, side }, now);
+        }
+        let Some(session) = self.sessions.get_mut(id) else { return };
         session.negotiate(side, &leg, self.settings.path_mode);
         // What was checked against the paths before has to be checked again.
         for conn in session.legs.iter().filter_map(|leg| leg.conn) {
             if let Some(connection) = self.net.get_mut(conn) {
                 connection.route = None;
             }
+        }
+        if self.sessions.get(id).is_some_and(|session| session.is_started) {
+            // A peer that has moved, or that leaves it to us to connect.
+            self.reach_out(id, side, now);
+            self.arm(id);
         }
         self.settle(now);
     }
@@ -164,11 +196,8 @@ impl Relay {
         let Some(mut framer) = connection.framer.take() else { return };
         let mut rest = input.bytes;
         loop {
-            if framer.is_idle()
-                && let Some(len) = self.on_plain_ok(conn, rest, now)
-            {
-                rest = &rest[len..];
-                continue;
+            if framer.is_idle() {
+                rest = &rest[self.pass_repeats(conn, rest, now)..];
             }
             match framer.next(&mut rest) {
                 Framed::Head(head) => {
@@ -407,7 +436,7 @@ fn whole_head(head: &Head<'_>) -> Vec<u8> {
 }
 
 /// Bodies from here on are not copied: below, a copy is cheaper than a piece of its own.
-const SHARE_LEN_MIN: usize = 4 * 1024;
+pub(super) const SHARE_LEN_MIN: usize = 4 * 1024;
 /// Pieces of one batch: what a shard hands the kernel at once.
 const BATCH_COUNT_MAX: usize = 64;
 /// Input held for one session: what can be on its way when reading stops.

@@ -83,6 +83,8 @@ pub struct Leg {
     pub conn: Option<ConnId>,
     /// Its connection is gone for good.
     pub is_gone: bool,
+    /// SDP has named another endpoint: the next connection that says so takes over.
+    pub may_move: bool,
     /// Index of its listening address.
     pub listener: u8,
     /// Our part in opening the connection.
@@ -247,6 +249,7 @@ impl Leg {
             attempt: None,
             conn: None,
             is_gone: false,
+            may_move: false,
             listener,
             role: Role::Passive,
         }
@@ -255,6 +258,17 @@ impl Leg {
     /// Joined to a connection whose other end knows it. RFC 4975 §5.4.
     pub const fn is_ready(&self) -> bool {
         self.conn.is_some() && self.binding.is_none()
+    }
+
+    /// Whether requests with this From-Path come from the peer, as far as its SDP has said who that is. RFC 4975 §5.4.
+    pub fn may_be_joined_by(&self, from_path: &[u8]) -> bool {
+        self.peer_path.is_empty() || uri::same_uri(uri::first(from_path), uri::first(&self.peer_path))
+    }
+
+    /// The URI that responses go to. RFC 4975 §7.2.
+    pub fn answered_uri(&self) -> &[u8] {
+        let to = self.answer.strip_prefix(b"To-Path: ").unwrap_or_default();
+        &to[..memchr::memchr(b'\r', to).unwrap_or(to.len())]
     }
 
     fn write_paths(&mut self, other_path: &[u8]) {
@@ -289,9 +303,33 @@ impl Leg {
     /// Counts the transaction id on: the head of the next SEND. RFC 4975 §7.1.
     #[inline]
     pub fn next_head(&mut self) -> &[u8] {
+        self.advance();
+        &self.head
+    }
+
+    /// Counts the transaction id on. RFC 4975 §7.1.
+    #[inline]
+    pub fn advance(&mut self) {
         advance(&mut self.head[START.len()..TID_END]);
         self.sequence = (self.sequence + 1) % super::own_tid::SEQUENCE_COUNT;
+    }
+
+    /// Start line and paths of the last SEND. RFC 4975 §7.1.
+    #[inline]
+    pub fn head(&self) -> &[u8] {
         &self.head
+    }
+
+    /// The commonest response, a 200 in the very form that the peer's path makes likely: the number of the transaction
+    /// that it answers, and its length. RFC 4975 §7.2.
+    #[inline]
+    pub fn plain_ok(&self, bytes: &[u8]) -> Option<(u32, usize)> {
+        let (tid, rest) = bytes.strip_prefix(START)?.split_first_chunk::<TID_LEN>()?;
+        let rest = rest.strip_prefix(b" 200 OK\r\nTo-Path: ")?.strip_prefix(self.uri.as_bytes())?;
+        let rest = rest.strip_prefix(b"\r\nFrom-Path: ")?.strip_prefix(&*self.peer_path)?;
+        let rest = rest.strip_prefix(b"\r\n-------")?.strip_prefix(tid)?.strip_prefix(b"$\r\n")?;
+        let own = super::own_tid::OwnTid::parse(tid).filter(|_| self.owns(tid))?;
+        Some((own.sequence, bytes.len() - rest.len()))
     }
 
     /// The last transaction id. RFC 4975 §7.1.

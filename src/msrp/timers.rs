@@ -74,9 +74,15 @@ impl Relay {
         }
         let Some(session) = self.sessions.get_mut(id) else { return };
         let patience = if session.is_finished { FINISHED_IDLE } else { UNUSED_IDLE };
-        if session.pending.is_empty() && session.active_at + patience <= now {
-            let side = if session.has(Side::Originating) { Side::Originating } else { Side::Terminating };
-            return self.lose(id, side, Why::Idle, now);
+        if session.active_at + patience <= now {
+            let awaits_response = session.pending.front().is_some_and(|front| front.is_closed);
+            let far = session.legs[1].conn.and_then(|conn| self.net.get(conn));
+            if !awaits_response && far.is_none_or(|connection| connection.egress.is_empty()) {
+                let side = if session.has(Side::Originating) { Side::Originating } else { Side::Terminating };
+                return self.lose(id, side, Why::Idle, now);
+            }
+            // Not idle: its receiver is slow, and its sender may not be read from for that reason.
+            session.active_at = now;
         }
         if session.pending.is_empty() {
             // An idle session keeps no memory for what may not come again.

@@ -355,8 +355,14 @@ impl<D: Directory> Core<D> {
             (LegRequest::Reinvite | LegRequest::Update, verdict, response) => {
                 self.on_change_verdict(id, leg, request, verdict, response, now);
             }
-            // A BYE ends the session whatever comes of it, and a PRACK that is lost is asked for again.
-            (LegRequest::Bye | LegRequest::Prack | LegRequest::Invite, ..) => {}
+            (_, Verdict::Provisional, _) => {}
+            // It ends the session whatever comes of it.
+            (LegRequest::Bye, ..) => {
+                debug_assert!(self.large.bye_count > 0, "each BYE ends once");
+                self.large.bye_count = self.large.bye_count.saturating_sub(1);
+            }
+            // A PRACK that is lost is asked for again.
+            (LegRequest::Prack | LegRequest::Invite, ..) => {}
         }
     }
 
@@ -465,8 +471,11 @@ impl<D: Directory> Core<D> {
         self.negotiate(media, Side::Originating, &offered.media, offered.setup.role(), now);
         self.metrics.count(Counter::SessionAnswered);
         let mut extra = Vec::new();
-        for field in response.fields(Name::PAssertedIdentity) {
-            line(&mut extra, "P-Asserted-Identity", field.value.of(response.bytes));
+        // An identity without the wish for privacy that came with it would be shown to anybody (RFC 3325 §7).
+        for name in [Name::PAssertedIdentity, Name::Privacy] {
+            for field in response.fields(name) {
+                line(&mut extra, name.as_str(), field.value.of(response.bytes));
+            }
         }
         if let Some(vector) = response.extension("P-Charging-Vector") {
             line(&mut extra, "P-Charging-Vector", vector);
@@ -615,14 +624,10 @@ impl<D: Directory> Core<D> {
             return;
         }
         let (sent, reason, extra) = match response {
-            // RFC 3261 §8.1.3.4: nobody recurses; the caller would not reach what the user chose.
-            Some(_) if (300..400).contains(&status) => (480, "Temporarily Unavailable".into(), String::new()),
-            Some(_) if status == 503 => (500, "Server Internal Error".into(), String::new()),
-            Some(response) => (status, reason_of(response), String::new()),
+            Some(response) => self.passed_on(status, response),
             None if status == 408 => (408, "Request Timeout".into(), String::new()),
             None => (500, "Server Internal Error".into(), self.warning("Next hop unreachable")),
         };
-        let extra = response.map_or(extra, |response| kept_lines(response, sent));
         let Some(setup) = self.large.sessions.get_mut(id).and_then(|session| session.setup.as_mut()) else { return };
         if let Some(entry) = setup.forks.get_mut(usize::from(fork)) {
             entry.done = true;
@@ -640,6 +645,26 @@ impl<D: Directory> Core<D> {
         {
             self.fail(id, status, &reason, &extra, now);
         }
+    }
+
+    /// What a failure of one side is to the other: status, reason phrase, header lines. Nearly always the same (SPEC §2.3).
+    pub(super) fn passed_on(&self, status: u16, response: &Message<'_>) -> (u16, String, String) {
+        let (sent, reason) = match status {
+            // RFC 3261 §8.1.3.4: nobody recurses; the caller would not reach what the user chose.
+            300..=399 => (480, "Temporarily Unavailable".into()),
+            // We were challenged. Nobody behind us could answer, and its code needs the challenge (RFC 3261 §22).
+            401 | 407 => (403, "Forbidden".into()),
+            // It is about our own session interval (RFC 4028 §6), or about the next hop (RFC 3261 §16.7).
+            422 | 503 => (500, "Server Internal Error".into()),
+            _ => (status, reason_of(response)),
+        };
+        let mut extra = kept_lines(response, sent);
+        if sent == 403 && response.value(Name::Warning).is_none() {
+            // A bare one makes clients register anew (SPEC finding 1, G-5).
+            extra +=
+                &self.warning(if status == 403 { "122 Function not allowed" } else { "127 Service not authorised" });
+        }
+        (sent, reason, extra)
     }
 
     /// A 422 asks for a longer session interval: the INVITE is repeated once. RFC 4028 §7.3.
@@ -778,6 +803,8 @@ pub(super) fn kept_lines(response: &Message<'_>, sent: u16) -> String {
         match field.name {
             // How long the next hop is out of service is not how long we are.
             Name::RetryAfter if sent == 500 => {}
+            // RFC 3261 §21.4.6: what a 405 is about is its Allow.
+            Name::Allow if sent == 405 => line(&mut lines, "Allow", value),
             name if KEPT.contains(&name) => line(&mut lines, name.as_str(), value),
             Name::Other => {
                 let name = field.name_span.of(response.bytes);

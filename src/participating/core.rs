@@ -278,9 +278,11 @@ impl<D: Directory> Core<D> {
         &self.stages
     }
 
-    /// Begins no more deliveries of its own: the shard is about to end.
-    pub fn stop(&mut self) {
+    /// Begins no more deliveries of its own, and ends the sessions: the shard is about to end.
+    pub fn stop(&mut self, now: Now) {
         self.deliveries.stop();
+        self.stop_originations(now);
+        self.stop_sessions(now);
     }
 
     /// True when nothing waits for an answer of the store, the control plane or a device.
@@ -342,6 +344,8 @@ impl<D: Directory> Core<D> {
 
     fn hand_over(&mut self, to: ShardId, bytes: &[u8], source: Source) {
         self.metrics.count(Counter::HandoverOut);
+        // What came to this shard's own port is answered from the one that all share: the other has no part in it.
+        let source = Source { socket: Socket::WellKnown, ..source };
         let input = Input::Handover { message: Bytes::copy_from_slice(bytes), source };
         self.effects.push_back(Effect::Post { to, input });
     }

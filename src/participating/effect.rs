@@ -10,9 +10,9 @@ use std::net::SocketAddr;
 /// Which UDP socket a datagram leaves from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Socket {
-    /// The listening address that all shards share: responses leave where their request came in (RFC 3581 §4).
+    /// The listening address that all shards share.
     WellKnown,
-    /// The shard's own port, named in the Via that it writes.
+    /// The shard's own port, named in the Via and Contact that it writes.
     Own,
 }
 

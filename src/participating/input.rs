@@ -1,6 +1,7 @@
 //! Everything that can happen to the participating function besides a message on its own sockets.
 
 use super::devices::RegistrationChange;
+use super::effect::Socket;
 use super::storage;
 use crate::base::id::{Aor, ConnId, ShardId, Ticket};
 use crate::base::mailbox::Mailbox;
@@ -25,6 +26,8 @@ pub struct Source {
     pub peer: SocketAddr,
     /// Which of the configured listening addresses took it (index into `sip.listen`).
     pub listener: u8,
+    /// For datagrams, which of that address's sockets: a response leaves from there (RFC 3581 §4).
+    pub socket: Socket,
     /// For streams, the connection and the shard that owns it.
     pub conn: Option<(ShardId, ConnId)>,
 }

@@ -263,6 +263,8 @@ impl Session {
 /// The sessions of one shard.
 pub(super) struct Large {
     pub sessions: Slots<Session>,
+    /// BYEs of ours that wait for their response.
+    pub bye_count: usize,
     /// Where descriptions and header lines are written.
     pub sdp: Vec<u8>,
     pub extra: Vec<u8>,
@@ -270,12 +272,13 @@ pub(super) struct Large {
 
 impl Large {
     pub fn new() -> Self {
-        Self { sessions: Slots::new(LARGE_SESSION_COUNT_MAX), sdp: Vec::new(), extra: Vec::new() }
+        Self { sessions: Slots::new(LARGE_SESSION_COUNT_MAX), bye_count: 0, sdp: Vec::new(), extra: Vec::new() }
     }
 
-    /// Sessions that somebody waits for: those being set up.
+    /// True when nobody waits for a session: none is being set up, and none ends that a peer has still to hear of.
     pub fn is_settled(&self) -> bool {
-        self.sessions.iter().all(|session| session.setup.is_none())
+        let is_waited_for = |session: &Session| session.setup.is_some() || session.stage == Stage::Ending;
+        self.bye_count == 0 && !self.sessions.iter().any(is_waited_for)
     }
 }
 
@@ -303,10 +306,15 @@ impl<'a> Offered<'a> {
     }
 }
 
-/// Where to connect to whoever wrote a description: the first URI of its path, then its media line (SPEC §4.5).
+/// Where to connect to whoever wrote a description: the first URI of its path, then its media line (SPEC §4.5). Who knows
+/// CEMA may be behind a gateway that changes the media line alone, and is reached there (RFC 6714 §4).
 pub(super) fn connect_addresses(media: &MessageMedia<'_>) -> SmallVec<[SocketAddr; 2]> {
     let path = MsrpUri::parse(first(media.path)).and_then(|uri| uri.literal_addr());
+    let path = path.filter(|addr| !addr.ip().is_unspecified());
     let mut addresses: SmallVec<[SocketAddr; 2]> = path.into_iter().chain(media.connect).collect();
+    if media.cema {
+        addresses.reverse();
+    }
     addresses.dedup();
     addresses
 }

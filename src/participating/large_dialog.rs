@@ -1,7 +1,7 @@
 //! What comes within a dialog of large message mode: BYE, re-INVITE, UPDATE, PRACK, and refreshes of our own (SPEC
 //! LM-4, LM-5; RFC 3261 §12.2, §14, §15, RFC 3262, RFC 3311, RFC 4028).
 
-use super::b2bua::{cseq_of, kept_lines, reason_of};
+use super::b2bua::cseq_of;
 use super::core::{ALLOW_LINE, Core, OWN_REQUEST_MARK, RETRY_AFTER_LINE, SERVER_LINE, USER_AGENT_LINE};
 use super::effect::NextHop;
 use super::input::Transport;
@@ -398,12 +398,11 @@ impl<D: Directory> Core<D> {
                     }
                 }
             }
-            (300..400, _) => core.respond(change.server, request, 480, "Temporarily Unavailable", "", now),
-            (503, _) => core.respond(change.server, request, 500, "Server Internal Error", "", now),
             (status, Some(response)) => {
-                let (reason, extra) = (reason_of(response), kept_lines(response, status));
+                let (status, reason, extra) = core.passed_on(status, response);
                 core.respond(change.server, request, status, &reason, &extra, now);
             }
+            (503, None) => core.respond(change.server, request, 500, "Server Internal Error", "", now),
             (status, None) => core.respond(change.server, request, status, "Request Timeout", "", now),
         });
     }
@@ -459,11 +458,14 @@ impl<D: Directory> Core<D> {
     fn answer_within(&mut self, place: Place, server: ServerId, message: &Message<'_>, sdp: &[u8], now: Now) {
         let Place { id, side } = place;
         let Some(session) = self.large.sessions.get(id) else { return };
-        let listener = match (side, session.leg(side).and_then(|leg| leg.hop)) {
-            (_, Some(hop)) => self.listener_for(hop.addr).unwrap_or(session.listener),
-            _ => session.listener,
+        let hop = session.leg(side).and_then(|leg| leg.hop);
+        let listener = hop.and_then(|hop| self.listener_for(hop.addr)).unwrap_or(session.listener);
+        let stream = match side {
+            Side::Originating => session.stream,
+            // As its INVITE said.
+            Side::Terminating => hop.is_some_and(|hop| hop.transport == Some(Transport::Tcp)),
         };
-        let contact = self.contact(listener, session.kind, session.stream && side == Side::Originating);
+        let contact = self.contact(listener, session.kind, stream);
         let mut extra = std::mem::take(&mut self.large.extra);
         extra.clear();
         extra.extend_from_slice(SERVER_LINE.as_bytes());

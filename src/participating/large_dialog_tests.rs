@@ -51,7 +51,8 @@ fn a_reinvite_of_the_sender_changes_both_legs() {
     scene.wait(500 * MILLI);
     assert_eq!(scene.one().text, again.text, "until its ACK");
     scene.receive(ALICE, &within(&invite, &ok, "ACK", 6, ""));
-    scene.wait(10 * SECOND);
+    // Less than the recipient's new endpoint has to be reached.
+    scene.wait(8 * SECOND);
     scene.none();
     // The recipient did not hear our ACK.
     scene.receive(CORE, &answered(&changed, "", moved_answer()));
@@ -76,7 +77,7 @@ fn a_reinvite_of_the_recipient_changes_both_legs() {
     assert_eq!((again.status(), again.value("CSeq")), (200, "1 INVITE"));
     assert!(again.body().contains("a=sendonly"), "{again:?}");
     scene.receive(CORE, &within_b(&forked, "bob", "ACK", 1, ""));
-    scene.wait(10 * SECOND);
+    scene.wait(8 * SECOND);
     scene.none();
 }
 
@@ -436,7 +437,7 @@ fn media_that_is_lost_ends_both_legs_and_says_why() {
 }
 
 #[test]
-fn messages_that_pass_are_counted_and_recorded_where_the_user_wants_it() {
+fn messages_that_pass_are_recorded_where_the_user_wants_it() {
     for records_history in [false, true] {
         let mut scene = Scene::new();
         scene.directory.change("sip:bob@home.example", |bob| {
@@ -452,7 +453,8 @@ fn messages_that_pass_are_counted_and_recorded_where_the_user_wants_it() {
         let complete = Event::Complete { id: media, message_id, content_type, total: 1 };
         scene.core.on_session_media(id, media, complete, scene::after(scene.at));
         scene.core.on_session_media(id, media, Event::Aborted { id: media }, scene::after(scene.at));
-        assert_eq!((scene.count(Counter::LargeDelivered), scene.count(Counter::LargeAborted)), (1, 1));
+        let counted = (scene.count(Counter::LargeDelivered), scene.count(Counter::LargeAborted));
+        assert_eq!(counted, (0, 0), "the relay counts what passes");
     }
 }
 

@@ -2,7 +2,7 @@
 //! LM-K2; RFC 3261 §13.3.1.4, §15).
 
 use super::b2bua::ACK_PATIENCE;
-use super::core::{Core, CoreTimer, Hop, OWN_REQUEST_MARK, USER_AGENT_LINE};
+use super::core::{Core, CoreTimer, Hop, OWN_REQUEST_MARK, RETRY_AFTER_LINE, USER_AGENT_LINE};
 use super::effect::NextHop;
 use super::large::Stage;
 use super::leg::{Leg, LocalTag, Owes, Side, Within};
@@ -11,11 +11,13 @@ use super::transactions::{LegRequest, Owner, ServerId};
 use crate::base::slots::SlotId;
 use crate::base::time::{Instant, Now};
 use crate::metrics::names::Counter;
+use crate::msrp::news::SessionId;
 use crate::sip::header::{address, cseq};
 use crate::sip::message::Message;
 use crate::sip::scan::Name;
 use crate::sip::transaction::T2;
 use crate::sip::uri::Uri;
+use hashbrown::HashSet;
 use std::time::Duration;
 
 /// How long before an answer is given up the terminating side gets its ACK all the same: its own patience is as long
@@ -83,6 +85,22 @@ impl<D: Directory> Core<D> {
         {
             leg.owes.ack = true;
             session.acked = true;
+        }
+    }
+
+    /// The shard is about to end: whoever talks is hung up, and who calls is told to call elsewhere. Without a word peers
+    /// would keep sessions that nobody serves until their timers find out. One that waits for its message to be durable
+    /// is left to its sender, who ends it once that is acknowledged.
+    pub(super) fn stop_sessions(&mut self, now: Now) {
+        let ids: Vec<SlotId> = self.large.sessions.ids().collect();
+        let committing: HashSet<SessionId> = self.spools.committing().collect();
+        for id in ids {
+            let Some(session) = self.large.sessions.get(id) else { continue };
+            if session.setup.is_some() {
+                self.fail(id, 503, "Service Unavailable", RETRY_AFTER_LINE, now);
+            } else if session.media.is_none_or(|media| !committing.contains(&media)) {
+                self.end_session(id, None, b"Reason: SIP;cause=503;text=\"Shutting down\"\r\n", now);
+            }
         }
     }
 
@@ -200,9 +218,10 @@ impl<D: Directory> Core<D> {
             let dialog = &leg.dialog;
             let extra = [USER_AGENT_LINE.as_bytes(), reason.as_deref().unwrap_or_default()].concat();
             let owner = Owner::Leg { session: id, leg: side.number(), request: LegRequest::Bye };
-            self.send_request(owner, hop, OWN_REQUEST_MARK, now, |out, via| {
+            let sent = self.send_request(owner, hop, OWN_REQUEST_MARK, now, |out, via| {
                 Within { method: "BYE", cseq, via, extra: &extra, ..Within::default() }.write(out, dialog);
             });
+            self.large.bye_count += usize::from(sent.is_some());
         }
         let (change, refresh) = (leg.owes.change, leg.owes.refresh);
         if let Some(session) = self.large.sessions.get_mut(id) {

@@ -20,15 +20,15 @@ impl<D: Directory> Core<D> {
                 }
             }
             Event::Complete { message_id, content_type, total, .. } => {
-                if errand.is_none_or(|errand| errand == Errand::History) {
-                    self.metrics.count(Counter::LargeDelivered);
-                }
                 if errand.is_some() {
                     self.on_spool_complete(id, media, &message_id, &content_type, total, now);
                 }
             }
             Event::Aborted { .. } => {
-                self.metrics.count(Counter::LargeAborted);
+                // A message that is bridged is counted by the relay.
+                if errand.is_some_and(|errand| errand != Errand::History) {
+                    self.metrics.count(Counter::LargeAborted);
+                }
                 if errand.is_some() {
                     self.on_spool_aborted(media, now);
                 }

@@ -113,7 +113,16 @@ impl Scene {
 
     /// A message arrives.
     pub fn receive(&mut self, from: SocketAddr, text: &str) {
-        self.receive_from(Source { transport: Transport::Udp, peer: from, listener: 0, conn: None }, text);
+        self.receive_from(
+            Source {
+                transport: Transport::Udp,
+                peer: from,
+                listener: 0,
+                socket: super::effect::Socket::WellKnown,
+                conn: None,
+            },
+            text,
+        );
     }
 
     pub fn receive_from(&mut self, source: Source, text: &str) {

@@ -364,7 +364,13 @@ fn an_invite_too_large_for_a_datagram_says_that_we_are_reached_over_tcp() {
 fn a_sender_on_a_stream_reaches_us_over_one() {
     let mut scene = Scene::new();
     let invite = scene.invite(|text| text);
-    let source = Source { transport: Transport::Tcp, peer: ALICE, listener: 0, conn: None };
+    let source = Source {
+        transport: Transport::Tcp,
+        peer: ALICE,
+        listener: 0,
+        socket: super::effect::Socket::WellKnown,
+        conn: None,
+    };
     scene.receive_from(source, &invite);
     let forked = scene.one();
     scene.receive(CORE, &answered(&forked, "bob", answer()));
@@ -539,7 +545,8 @@ fn a_422_of_the_recipient_is_followed_once() {
     assert_eq!((again.value("Session-Expires"), again.value("Min-SE")), ("3600", "3600"));
     scene.receive(CORE, &response(&again, 422, "x", "Min-SE: 7200\r\n", ""));
     let [_, failure] = scene.two();
-    assert_eq!(failure.status(), 422);
+    // It is about our interval, not the sender's.
+    assert_eq!(failure.status(), 500);
 }
 
 #[test]

@@ -324,7 +324,7 @@ pub fn names_option(message: &Message<'_>, field: Name, option: &[u8]) -> bool {
 }
 
 /// Fields of an INVITE that the B leg has of its own, or that end here (SPEC §2.3).
-const OWN_FIELDS: [Name; 25] = [
+const OWN_FIELDS: [Name; 26] = [
     Name::Via,
     Name::MaxForwards,
     Name::Route,
@@ -350,10 +350,13 @@ const OWN_FIELDS: [Name; 25] = [
     Name::Replaces,
     Name::PPreferredIdentity,
     Name::PPreferredService,
+    Name::RecordedTimestamp,
 ];
 
-/// Fields without a [`Name`] that end here: credentials are for who asked the caller for them.
-const OWN_EXTENSIONS: [&[u8]; 2] = [b"Authorization", b"Proxy-Authorization"];
+/// Fields without a [`Name`] that end here: credentials are for who asked the caller for them, dialogs and what may be
+/// sent within them are the caller's.
+const OWN_EXTENSIONS: [&[u8]; 6] =
+    [b"Authorization", b"Proxy-Authorization", b"Join", b"Target-Dialog", b"Recv-Info", b"Allow-Events"];
 
 /// What an INVITE of the terminating side has of its own.
 pub struct Invite<'a> {

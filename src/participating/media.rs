@@ -124,6 +124,8 @@ impl<D: Directory> Core<D> {
             (Counter::MsrpUnframed, counts.unframed),
             (Counter::MsrpTimeout, counts.timeouts),
             (Counter::MsrpPaused, counts.paused),
+            (Counter::LargeDelivered, counts.delivered),
+            (Counter::LargeAborted, counts.aborted),
         ] {
             self.metrics.add(counter, count);
         }

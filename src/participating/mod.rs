@@ -26,6 +26,8 @@ pub mod large_ringing;
 mod large_scene;
 #[cfg(test)]
 mod large_tests;
+#[cfg(test)]
+mod large_wire_tests;
 pub mod leg;
 pub mod media;
 pub mod objects;

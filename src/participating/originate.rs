@@ -392,6 +392,14 @@ impl<D: Directory> Core<D> {
         }
     }
 
+    /// The shard is about to end: attempts break off, and are made again after the start.
+    pub(super) fn stop_originations(&mut self, now: Now) {
+        let deliveries: Vec<SlotId> = self.deliveries.originations.iter().map(|known| known.delivery).collect();
+        for id in deliveries {
+            self.end_origination(id, None, Parting::Ours, now);
+        }
+    }
+
     /// A piece of the message has been read.
     pub(super) fn on_source_read(&mut self, origination: SlotId, answer: Result<SpoolReply, Fault>, now: Now) {
         if let Err(fault) = &answer {
@@ -442,6 +450,7 @@ impl<D: Directory> Core<D> {
             }
             b"UPDATE" | b"INVITE" => self.respond(server, message, 488, "Not Acceptable Here", "", now),
             b"PRACK" => self.respond(server, message, 481, "Call/Transaction Does Not Exist", "", now),
+            b"OPTIONS" => self.respond(server, message, 200, "OK", ALLOW_LINE, now),
             _ => self.respond(server, message, 405, "Method Not Allowed", ALLOW_LINE, now),
         }
     }

@@ -251,6 +251,12 @@ impl Spools {
         self.asks.pop_front()
     }
 
+    /// Sessions of which a whole message waits for the disk, and its sender for the answer.
+    pub(super) fn committing(&self) -> impl Iterator<Item = SessionId> {
+        let waiting = self.files.iter().filter(|file| file.step != Step::Receiving && file.errand != Errand::History);
+        waiting.map(|file| file.session)
+    }
+
     /// True when no whole message waits for the disk.
     pub(super) fn is_settled(&self) -> bool {
         self.files.iter().all(|file| file.step == Step::Receiving)

@@ -126,7 +126,7 @@ impl ReplyPath {
     pub fn send(&self, bytes: Bytes) -> Effect {
         match self.source.conn {
             None => {
-                Effect::SendDatagram { socket: Socket::WellKnown, listener: self.source.listener, to: self.to, bytes }
+                Effect::SendDatagram { socket: self.source.socket, listener: self.source.listener, to: self.to, bytes }
             }
             Some((shard, conn)) => Effect::SendStream {
                 to: StreamTarget::Connection { shard, conn, fallback: self.to },
@@ -1327,7 +1327,13 @@ mod tests {
         scan.scan(text.as_bytes()).unwrap();
         let message = Message { bytes: text.as_bytes(), scan: &scan };
         let envelope = message.check_request().unwrap();
-        let source = Source { transport: Transport::Udp, peer: PEER.parse().unwrap(), listener: 0, conn: None };
+        let source = Source {
+            transport: Transport::Udp,
+            peer: PEER.parse().unwrap(),
+            listener: 0,
+            socket: Socket::WellKnown,
+            conn: None,
+        };
         let path = ReplyPath::of(&envelope.via, source);
         let key = bench.transactions.key(&message, &envelope, b"INVITE");
         let Admission::New(id) = bench.transactions.admit(key, &message, &envelope, path, Instant(0)) else {

@@ -40,7 +40,7 @@ pub struct Own<'a> {
 /// RFC 3264 §5, §8.
 pub fn write_offer(out: &mut Vec<u8>, other: &Description<'_>, own: &Own<'_>) {
     let message = other.message();
-    write_session(out, own);
+    write_session(out, own, &[]);
     write_kept(out, other.session, Kept::Attributes);
     write_media_line(out, own);
     let section = message.map_or(&[][..], |message| other.section(message.index));
@@ -65,7 +65,7 @@ pub fn write_answer(
 ) {
     let message = offer.message();
     let answered = other.and_then(|other| Some((other, other.message()?)));
-    write_session(out, own);
+    write_session(out, own, offer.session);
     write_kept(out, other.map_or(&[], |other| other.session), Kept::Extensions);
     for (index, line) in offer.media_lines().enumerate() {
         let Some(message) = message.filter(|message| message.index == index) else {
@@ -159,7 +159,8 @@ enum Kept {
     Extensions,
 }
 
-fn write_session(out: &mut Vec<u8>, own: &Own<'_>) {
+/// `offered` are the session's lines of the offer that is answered: when a session is cannot be negotiated (RFC 3264 §6).
+fn write_session(out: &mut Vec<u8>, own: &Own<'_>, offered: &[u8]) {
     let address = own.addr.ip().to_canonical();
     out.extend_from_slice(b"v=0\r\no=- ");
     push_number(out, own.session_id);
@@ -169,7 +170,16 @@ fn write_session(out: &mut Vec<u8>, own: &Own<'_>) {
     write_address(out, address);
     out.extend_from_slice(b"\r\ns=-\r\nc=");
     write_address(out, address);
-    out.extend_from_slice(b"\r\nt=0 0\r\n");
+    out.extend_from_slice(b"\r\n");
+    let start = out.len();
+    for line in lines(offered).filter(|line| line.kind == b't') {
+        out.extend_from_slice(b"t=");
+        out.extend_from_slice(line.value);
+        out.extend_from_slice(b"\r\n");
+    }
+    if out.len() == start {
+        out.extend_from_slice(b"t=0 0\r\n");
+    }
 }
 
 fn write_address(out: &mut Vec<u8>, address: IpAddr) {
@@ -265,8 +275,7 @@ fn is_kept(line: &Line<'_>, kept: Kept) -> bool {
     let Some((name, _)) = line.attribute() else { return false };
     let is_own = |own: &&str| name.len() == own.len() && name.eq_ignore_ascii_case(own.as_bytes());
     let is_file = name.get(..5).is_some_and(|prefix| prefix.eq_ignore_ascii_case(b"file-"));
-    let is_left_out = kept == Kept::Extensions && is_file;
-    !is_left_out && !OWN.iter().any(is_own)
+    !(OWN.iter().any(is_own) || kept == Kept::Extensions && is_file)
 }
 
 fn find<'a>(section: &'a [u8], wanted: &str) -> Option<&'a [u8]> {
@@ -407,6 +416,17 @@ mod tests {
         assert_eq!((media.path, media.setup), (&b"msrp://198.51.100.1:2855/p1;tcp"[..], Setup::Absent));
         assert_eq!((media.accept_wrapped_types, media.size_max), (Some(&b"*"[..]), Some(10_000)));
         assert!(answer.contains("a=file-selector:name:\"a.jpg\" size:3\r\na=file-transfer-id:t1\r\n"), "{answer}");
+    }
+
+    #[test]
+    fn when_a_session_is_cannot_be_negotiated() {
+        let offer = OFFER.replace("t=0 0", "t=3724394400 3724398000\r\nt=3724484400 3724488000\r\nr=604800 3600 0");
+        let answer = text(|out| write_answer(out, &parsed(&offer), None, &originating(None), Setup::Passive));
+        assert!(answer.contains("\r\nt=3724394400 3724398000\r\nt=3724484400 3724488000\r\nm="), "{answer}");
+        let answer = text(|out| {
+            write_answer(out, &parsed(&OFFER.replace("t=0 0\r\n", "")), None, &originating(None), Setup::Passive)
+        });
+        assert!(answer.contains("\r\nt=0 0\r\n"), "{answer}");
     }
 
     #[test]

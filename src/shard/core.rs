@@ -69,8 +69,9 @@ pub trait Core {
         None
     }
 
-    /// The shard is about to end: nothing is to be begun that does not answer something.
-    fn stop(&mut self) {}
+    /// The shard is about to end: nothing is to be begun that does not answer something, and what nobody will be there
+    /// for is ended.
+    fn stop(&mut self, _now: Now) {}
 
     /// True when nothing is left that waits for an answer: a shard that stops waits for this, for a while.
     fn is_settled(&self) -> bool {
@@ -137,8 +138,8 @@ impl<D: Directory> Core for participating::core::Core<D> {
         Some(Self::stages(self))
     }
 
-    fn stop(&mut self) {
-        Self::stop(self);
+    fn stop(&mut self, now: Now) {
+        Self::stop(self, now);
     }
 
     fn is_settled(&self) -> bool {

@@ -324,7 +324,7 @@ impl<C: Core> Shard<C> {
             return;
         }
         self.stopping = Some(self.now.at + STOP_TIME);
-        self.core.stop();
+        self.core.stop(self.now);
         for sockets in &self.listeners {
             self.ring.cancel(&sockets.tcp_well_known);
             self.ring.cancel(&sockets.tcp_own);

@@ -9,6 +9,7 @@ use crate::base::id::ConnId;
 use crate::base::time::Now;
 use crate::metrics::names::{Counter, Stage};
 use crate::metrics::stages::Stages;
+use crate::participating::effect::Socket;
 use crate::participating::input::{Source, Transport};
 use crate::uring::ring::{Completion, Kind};
 use bytes::Bytes;
@@ -47,8 +48,14 @@ impl<C: Core> Shard<C> {
                 Some(datagram) if is_keep_alive(datagram.payload) => self.metrics.count(Counter::DatagramIn),
                 Some(datagram) => {
                     self.metrics.count(Counter::DatagramIn);
-                    let source =
-                        Source { transport: Transport::Udp, peer: datagram.peer, listener: port.listener, conn: None };
+                    let socket = if port.own { Socket::Own } else { Socket::WellKnown };
+                    let source = Source {
+                        transport: Transport::Udp,
+                        peer: datagram.peer,
+                        listener: port.listener,
+                        socket,
+                        conn: None,
+                    };
                     let mut feed = Feed {
                         core: &mut self.core,
                         stages: &mut self.stages,
@@ -81,6 +88,7 @@ impl<C: Core> Shard<C> {
                         transport: Transport::Tcp,
                         peer: stream.peer,
                         listener: stream.listener,
+                        socket: Socket::WellKnown,
                         conn: Some((self.id, conn)),
                     };
                     let at = self.now.at;

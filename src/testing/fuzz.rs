@@ -318,7 +318,16 @@ pub fn core(bytes: &[u8]) {
     let mut store = super::store::ModelStore::default();
     let peer = scene::address([198, 51, 100, 1], 5060);
     let stream = Some((ShardId(1), ConnId { slot: 1, generation: 0 }));
-    let sources = [scene::datagram_from(peer), Source { transport: Transport::Tcp, peer, listener: 0, conn: stream }];
+    let sources = [
+        scene::datagram_from(peer),
+        Source {
+            transport: Transport::Tcp,
+            peer,
+            listener: 0,
+            socket: crate::participating::effect::Socket::WellKnown,
+            conn: stream,
+        },
+    ];
     let mut time = Duration::ZERO;
     for one in bytes.split(|byte| *byte == 0).take(8) {
         for source in sources {

@@ -113,7 +113,13 @@ pub fn device(instance: &str) -> Device {
 
 /// Where a datagram came from.
 pub const fn datagram_from(peer: SocketAddr) -> Source {
-    Source { transport: Transport::Udp, peer, listener: 0, conn: None }
+    Source {
+        transport: Transport::Udp,
+        peer,
+        listener: 0,
+        socket: crate::participating::effect::Socket::WellKnown,
+        conn: None,
+    }
 }
 
 /// The core of one shard, and its metrics.

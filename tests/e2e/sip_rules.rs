@@ -65,7 +65,7 @@ fn a_message_that_requires_an_unknown_extension_gets_420() {
 fn a_method_that_is_not_served_gets_405_with_the_served_ones() {
     in_all_variants(|variant| {
         let mut world = registered_world(variant);
-        for method in ["INVITE", "SUBSCRIBE", "PUBLISH"] {
+        for method in ["SUBSCRIBE", "PUBLISH", "REFER"] {
             let response = final_response(&mut world, &Request::between(method, ALICE, BOB));
             assert_eq!(response.status(), Some(405), "{response:?}");
             let allow = response.values("Allow");

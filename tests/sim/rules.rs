@@ -242,7 +242,13 @@ fn a_response_whose_connection_is_gone_goes_to_the_sent_by_port() {
     let mut rig = Rig::new(|_| {});
     let conn = Some((ShardId(0), ConnId { slot: 1, generation: 0 }));
     let peer = scene::address([198, 51, 100, 1], 49_152);
-    let source = Source { transport: Transport::Tcp, peer, listener: 0, conn };
+    let source = Source {
+        transport: Transport::Tcp,
+        peer,
+        listener: 0,
+        socket: ringpost::participating::effect::Socket::WellKnown,
+        conn,
+    };
     let request = message(1, "").replace("SIP/2.0/UDP", "SIP/2.0/TCP").replace(";branch", ";rport;branch");
     rig.core.handle_message(request.as_bytes(), source, rig.now());
     rig.carry_out();
@@ -347,7 +353,7 @@ fn every_refusal_of_our_own_has_its_code_and_what_every_response_has() {
             message(1, "").replace("P-Asserted", "X-Asserted"),
         ),
         (404, "", bare("MESSAGE", "sip:nobody@home.example")),
-        (405, "Allow: MESSAGE", bare("SUBSCRIBE", BOB)),
+        (405, "Allow: INVITE", bare("SUBSCRIBE", BOB)),
         (413, "", message(1, "X-Fill: ").replace("X-Fill: ", &format!("X-Fill: {}\r\n", "x".repeat(1_300)))),
         (415, "Accept: message/cpim", message(1, "").replace("text/plain", "image/png")),
         (415, "Accept-Encoding: identity", message(1, "Content-Encoding: gzip\r\n")),

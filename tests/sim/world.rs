@@ -525,7 +525,13 @@ impl World {
         if reliable {
             let shard = self.rng.below(u64::from(self.plan.shard_count)) as u16;
             let conn = Some((ShardId(shard), ConnId { slot: number as u32, generation: 0 }));
-            let source = Source { transport: Transport::Tcp, peer: from, listener: 0, conn };
+            let source = Source {
+                transport: Transport::Tcp,
+                peer: from,
+                listener: 0,
+                socket: ringpost::participating::effect::Socket::WellKnown,
+                conn,
+            };
             let epoch = self.epoch;
             self.soon(self.plan.delay_max, Event::Stream { shard, source, bytes, epoch });
         } else {
@@ -797,7 +803,13 @@ impl World {
         let arrives = match back {
             Back::Datagram(to) => self.datagram(scene::CORE, to, response),
             Back::Stream { shard, epoch } => {
-                let source = Source { transport: Transport::Tcp, peer: scene::CORE, listener: 0, conn: None };
+                let source = Source {
+                    transport: Transport::Tcp,
+                    peer: scene::CORE,
+                    listener: 0,
+                    socket: ringpost::participating::effect::Socket::WellKnown,
+                    conn: None,
+                };
                 self.soon(self.plan.delay_max, Event::Stream { shard, source, bytes: response, epoch });
                 true
             }

@@ -2,8 +2,10 @@
 
 mod back_pressure;
 mod bridging;
+mod histories;
 mod joining;
 mod local;
+mod repeating;
 mod rules;
 mod sharing;
 mod world;

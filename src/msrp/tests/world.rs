@@ -261,8 +261,12 @@ impl World {
 
     /// What a peer has heard since it was last asked.
     pub fn heard(&mut self, conn: ConnId) -> Vec<Chunk> {
-        let bytes = std::mem::take(&mut self.wire(conn).heard);
-        parse(&bytes)
+        parse(&self.heard_bytes(conn))
+    }
+
+    /// The same, as it came.
+    pub fn heard_bytes(&mut self, conn: ConnId) -> Vec<u8> {
+        std::mem::take(&mut self.wire(conn).heard)
     }
 
     /// Moves everything until nothing moves.

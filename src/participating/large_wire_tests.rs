@@ -1,0 +1,145 @@
+//! Large message mode on the wire: what crosses from one leg to the other, and what does not (SPEC LM-5, §2.3).
+
+use super::effect::Socket;
+use super::input::{Source, Transport};
+use super::large::connect_addresses;
+use super::large_scene::*;
+use crate::sdp::Description;
+use crate::testing::scene::{self, CORE};
+use std::time::Duration;
+
+#[test]
+fn an_identity_crosses_with_the_wish_for_privacy_that_came_with_it() {
+    let mut scene = Scene::new();
+    let (_, forked) = scene.call();
+    let ok = answered(&forked, "bob", answer()).replace("Allow: ", "Privacy: id\r\nAllow: ");
+    scene.receive(CORE, &ok);
+    let ok = scene.one();
+    assert_eq!((ok.value("P-Asserted-Identity"), ok.value("Privacy")), ("<sip:bob@home.example>", "id"));
+}
+
+#[test]
+fn what_belongs_to_the_senders_own_dialogs_ends_here() {
+    let mut scene = Scene::new();
+    let gone = [
+        "Replaces: 1;to-tag=2;from-tag=3",
+        "Join: 1;to-tag=2;from-tag=3",
+        "Target-Dialog: 1;local-tag=2;remote-tag=3",
+        "Recv-Info: x",
+        "Allow-Events: reg",
+        "Timestamp: 54",
+        "Authorization: Digest x",
+        "P-Preferred-Identity: <sip:boss@a.example>",
+    ];
+    let kept = [
+        "History-Info: <sip:x@h>;index=1",
+        "P-Charging-Vector: icid-value=1",
+        "Privacy: none",
+        "InReplyTo-Contribution-ID: 7",
+        "Referred-By: <sip:r@h>",
+        "Date: Sat, 13 Nov 2027 23:29:00 GMT",
+        "X-Unknown: as is",
+    ];
+    let lines: String = gone.iter().chain(&kept).map(|line| format!("{line}\r\n")).collect();
+    let invite = scene.invite(|text| text.replace("Subject:", &format!("{lines}Subject:")));
+    scene.receive(ALICE, &invite);
+    let forked = scene.one();
+    for line in gone {
+        assert!(!forked.text.contains(line), "{line} in {forked:?}");
+    }
+    for line in kept {
+        assert!(forked.text.contains(&format!("\r\n{line}\r\n")), "{line} not in {forked:?}");
+    }
+}
+
+#[test]
+fn codes_that_only_we_could_act_upon_become_others() {
+    const WARNING: &str = "Warning: 399 pf.example \"122 Function not allowed\"\r\n";
+    const UNAUTHORISED: &str = "Warning: 399 pf.example \"127 Service not authorised\"\r\n";
+    const THEIRS: &str = "Warning: 399 b \"127 x\"\r\n";
+    for (status, lines, sent, has, has_not) in [
+        (401, "WWW-Authenticate: Digest realm=\"x\"\r\n", 403, UNAUTHORISED, "Authenticate"),
+        (407, "Proxy-Authenticate: Digest realm=\"x\"\r\n", 403, UNAUTHORISED, "Authenticate"),
+        (403, "", 403, WARNING, "127"),
+        (403, THEIRS, 403, THEIRS, "122"),
+        (405, "Allow: OPTIONS\r\n", 405, "\r\nAllow: OPTIONS\r\n", "INVITE, ACK"),
+        (486, "Allow: OPTIONS\r\n", 486, "SIP/2.0 486 Reason\r\n", "OPTIONS"),
+    ] {
+        let mut scene = Scene::new();
+        let (_, forked) = scene.call();
+        scene.receive(CORE, &response(&forked, status, "bob", lines, ""));
+        let [_, refused] = scene.two();
+        assert_eq!(refused.status(), sent, "{status}: {refused:?}");
+        assert!(refused.text.contains(has) && !refused.text.contains(has_not), "{status}: {refused:?}");
+    }
+    // Another 422 after the interval was met.
+    let mut scene = Scene::new();
+    let (_, forked) = scene.call();
+    scene.receive(CORE, &response(&forked, 422, "bob", "Min-SE: 2000\r\n", ""));
+    let [_, again] = scene.two();
+    assert_eq!(again.value("Session-Expires"), "2000");
+    scene.receive(CORE, &response(&again, 422, "bob", "Min-SE: 3000\r\n", ""));
+    let [_, refused] = scene.two();
+    assert_eq!(refused.status(), 500, "{refused:?}");
+}
+
+#[test]
+fn an_answer_within_a_dialog_has_the_contact_that_its_invite_had() {
+    let mut scene = Scene::new();
+    let invite = scene.invite(|text| text.replace("5070;lr;odi=1", "5070;lr;transport=tcp"));
+    scene.receive(ALICE, &invite);
+    let forked = scene.one();
+    assert!(forked.stream && contact(&forked).ends_with(";transport=tcp"), "{forked:?}");
+    let source = Source { transport: Transport::Tcp, peer: CORE, listener: 0, socket: Socket::WellKnown, conn: None };
+    scene.receive_from(source, &answered(&forked, "bob", answer()).replace("5070;lr", "5070;lr;transport=tcp"));
+    let ok = scene.one();
+    scene.receive(ALICE, &within(&invite, &ok, "ACK", 5, ""));
+    let ack = scene.one();
+    assert!(ack.stream, "{ack:?}");
+    scene.receive_from(source, &within_b(&forked, "bob", "UPDATE", 9, ""));
+    let updated = scene.one();
+    assert_eq!((updated.status(), contact(&updated)), (200, contact(&forked)), "{updated:?}");
+}
+
+#[test]
+fn a_shard_that_ends_hangs_up() {
+    let mut scene = Scene::new();
+    scene.session();
+    let (_, forked) = scene.call();
+    scene.receive(CORE, &response(&forked, 180, "bob", "", ""));
+    assert_eq!(scene.one().status(), 180);
+    assert!(!scene.core.is_settled());
+    scene.core.stop(scene::after(scene.at));
+    // Nothing happens: what there is to be done is done.
+    scene.wait(Duration::ZERO);
+    let sent = scene.take();
+    let starting =
+        |start: &str| sent.iter().filter(|sent| sent.start().starts_with(start)).cloned().collect::<Vec<_>>();
+    let byes = starting("BYE ");
+    assert_eq!(byes.iter().map(|bye| bye.to).collect::<Vec<_>>(), [CORE, "192.0.2.6:5062".parse().unwrap()]);
+    for bye in &byes {
+        assert_eq!(bye.value("Reason"), "SIP;cause=503;text=\"Shutting down\"");
+    }
+    assert_eq!(starting("CANCEL ").len(), 1, "{sent:#?}");
+    let refused = starting("SIP/2.0 503 ");
+    assert!(refused[0].text.contains("\r\nRetry-After: "), "{sent:#?}");
+    assert_eq!((sent.len(), scene.levels()), (4, (0, 0, 0)));
+    scene.receive(CORE, &response(&byes[0], 200, "", "", ""));
+    assert!(!scene.core.is_settled(), "the other one may have to be sent again");
+    scene.receive(byes[1].to, &response(&byes[1], 200, "", "", ""));
+    assert!(scene.core.is_settled());
+}
+
+#[test]
+fn a_peer_is_reached_where_it_says() {
+    let read = |text: String| {
+        let description = Description::parse(text.as_bytes()).unwrap();
+        connect_addresses(&description.message().unwrap()).iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let moved = answer().replace("c=IN IP4 192.0.2.3", "c=IN IP4 198.51.100.9");
+    assert_eq!(read(answer()), ["192.0.2.3:9100"]);
+    assert_eq!(read(moved.clone()), ["192.0.2.3:9100", "198.51.100.9:9100"]);
+    assert_eq!(read(moved + "a=msrp-cema\r\n"), ["198.51.100.9:9100", "192.0.2.3:9100"], "RFC 6714");
+    assert_eq!(read(answer().replace("msrp://192.0.2.3", "msrp://0.0.0.0")), ["192.0.2.3:9100"]);
+    assert_eq!(read(answer().replace("192.0.2.3", "0.0.0.0")), [""; 0], "nobody is there");
+}
