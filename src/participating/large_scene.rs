@@ -301,7 +301,8 @@ impl Scene {
         self.drain();
     }
 
-    fn chunk(&mut self, conn: ConnId, text: &str) {
+    /// Bytes arrive on an MSRP connection.
+    pub fn chunk(&mut self, conn: ConnId, text: &str) {
         let whole = Bytes::copy_from_slice(text.as_bytes());
         self.core.handle_media(conn, text.as_bytes(), &mut || whole.clone(), scene::after(self.at));
         self.drain();

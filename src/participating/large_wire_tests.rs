@@ -4,9 +4,12 @@ use super::effect::Socket;
 use super::input::{Source, Transport};
 use super::large::connect_addresses;
 use super::large_scene::*;
+use crate::base::id::ConnId;
 use crate::sdp::Description;
 use crate::testing::scene::{self, CORE};
 use std::time::Duration;
+
+const SECOND: Duration = Duration::from_secs(1);
 
 #[test]
 fn an_identity_crosses_with_the_wish_for_privacy_that_came_with_it() {
@@ -142,4 +145,81 @@ fn a_peer_is_reached_where_it_says() {
     assert_eq!(read(moved + "a=msrp-cema\r\n"), ["198.51.100.9:9100", "192.0.2.3:9100"], "RFC 6714");
     assert_eq!(read(answer().replace("msrp://192.0.2.3", "msrp://0.0.0.0")), ["192.0.2.3:9100"]);
     assert_eq!(read(answer().replace("192.0.2.3", "0.0.0.0")), [""; 0], "nobody is there");
+}
+
+#[test]
+fn a_line_end_that_only_some_see_crosses_in_neither_direction() {
+    let smuggled = "X: a\rP-Asserted-Identity: <sip:boss@a.example>\r\n";
+    let mut scene = Scene::new();
+    let invite = scene.invite(|text| text.replace("Subject:", &format!("{smuggled}Subject:")));
+    scene.receive(ALICE, &invite);
+    assert_eq!(scene.one().status(), 400);
+    let (_, forked) = scene.call();
+    scene.receive(CORE, &response(&forked, 486, "bob", &format!("Warning: 399 b \"x\"\r{smuggled}"), ""));
+    scene.none();
+    scene.receive(CORE, &response(&forked, 486, "bob", "", ""));
+    assert_eq!(scene.two()[1].status(), 486);
+}
+
+#[test]
+fn the_request_uri_and_the_served_user_are_two_things() {
+    for (change, uri) in [
+        (("sip:bob@home.example", "tel:+15550100;phone-context=x"), "tel:+15550100;phone-context=x"),
+        (("INVITE sip:bob@home.example", "INVITE sip:+15550100@h;user=phone;x=Y"), "sip:+15550100@h;user=phone;x=Y"),
+    ] {
+        let mut scene = Scene::new();
+        let served = "P-Served-User: <sip:bob@home.example>;sescase=term\r\nSubject:";
+        let invite = scene.invite(|text| text.replace(change.0, change.1).replace("Subject:", served));
+        scene.receive(ALICE, &invite);
+        assert_eq!(scene.one().start(), format!("INVITE {uri} SIP/2.0"));
+    }
+    let mut scene = Scene::with(|settings| settings.require_route = true);
+    let invite = scene.invite(|text| text.replace("<sip:term@192.0.2.1:5060;lr>, ", ""));
+    scene.receive(ALICE, &invite);
+    let refused = scene.one();
+    assert_eq!((refused.status(), refused.value("Warning")), (403, "399 pf.example \"127 Service not authorised\""));
+    scene.call();
+}
+
+#[test]
+fn more_than_there_is_room_for_has_its_answer() {
+    let audio = "m=audio 4000 RTP/AVP 0\r\n";
+    let uris = |count: usize| vec!["msrp://192.0.2.7:9000/sa;tcp"; count].join(" ");
+    for (name, body, status) in [
+        ("16 media lines", offer() + &audio.repeat(15), None),
+        ("17 media lines", offer() + &audio.repeat(16), Some(413)),
+        ("16 KiB", offer() + &format!("a=x:{}\r\n", "x".repeat(16 << 10)), Some(413)),
+        ("9 URIs, and ours", offer().replace("msrp://192.0.2.7:9000/sa;tcp", &uris(9)), None),
+        ("10 URIs", offer().replace("msrp://192.0.2.7:9000/sa;tcp", &uris(10)), Some(488)),
+    ] {
+        let mut scene = Scene::new();
+        let invite = scene.invite(|text| text.replace(&offer(), &body));
+        scene.receive(ALICE, &invite);
+        let sent = scene.one();
+        match status {
+            None => assert!(sent.start().starts_with("INVITE "), "{name}: {sent:?}"),
+            Some(status) => assert_eq!(sent.status(), status, "{name}: {sent:?}"),
+        }
+        assert_eq!(scene.levels().0, usize::from(status.is_none()), "{name}");
+    }
+}
+
+#[test]
+fn a_sender_that_falls_silent_in_the_midst_of_a_chunk_is_not_waited_for() {
+    for report in ["yes", "no", "partial"] {
+        let mut scene = Scene::new();
+        let (_, _, ok) = scene.session();
+        let head = format!(
+            "MSRP tidstall SEND\r\nTo-Path: {}\r\nFrom-Path: msrp://192.0.2.7:9000/sa;tcp\r\nMessage-ID: m\r\n\
+             Byte-Range: 1-1000/1000\r\nFailure-Report: {report}\r\nContent-Type: message/cpim\r\n\r\nFrom: a",
+            path(&ok)
+        );
+        scene.chunk(ConnId { slot: 1, generation: 0 }, &head);
+        scene.wait(179 * SECOND);
+        scene.none();
+        scene.wait(SECOND + SECOND / 4);
+        let [one, two] = scene.two();
+        assert!([&one, &two].iter().all(|bye| bye.start().starts_with("BYE ")), "{report}: {one:?} {two:?}");
+        assert_eq!(scene.levels(), (0, 0, 0));
+    }
 }

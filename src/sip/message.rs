@@ -176,7 +176,7 @@ impl<'a> Message<'a> {
     /// RFC 3261 §8.1.1, §16.3 step 1.
     pub fn check_request(&self) -> Result<Envelope<'a>, RequestFault> {
         let envelope = self.envelope()?;
-        if let Some(fault) = self.scan.fault {
+        if let Some(fault) = self.scan.fault.or_else(|| self.lone_cr()) {
             return Err(RequestFault::Scan(fault));
         }
         const SINGLE: [Name; 10] = [
@@ -234,10 +234,18 @@ impl<'a> Message<'a> {
     /// RFC 3261 §8.1.3.3, §18.3.
     pub fn check_response(&self) -> Result<Envelope<'a>, RequestFault> {
         let envelope = self.envelope()?;
-        match self.scan.fault {
+        match self.scan.fault.or_else(|| self.lone_cr()) {
             Some(fault) => Err(RequestFault::Scan(fault)),
             None => Ok(envelope),
         }
+    }
+
+    /// A CR without its LF in the header section. No field may hold one (RFC 3261 §25.1); passed on, what stands behind it
+    /// is a field of its own for a receiver that ends lines there.
+    fn lone_cr(&self) -> Option<Fault> {
+        let head = &self.bytes[..self.scan.head_end as usize];
+        let is_lone = |at: usize| self.bytes.get(at + 1) != Some(&b'\n');
+        memchr::memchr_iter(b'\r', head).any(is_lone).then_some(Fault::HeaderLine)
     }
 }
 

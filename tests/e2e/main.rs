@@ -21,6 +21,7 @@ mod large_spool;
 mod large_stage;
 mod large_timers;
 mod large_tools;
+mod large_wire;
 mod operation;
 mod registration;
 mod sharding;
