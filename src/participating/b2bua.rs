@@ -391,14 +391,22 @@ impl<D: Directory> Core<D> {
         let Some(entry) = setup.forks.get_mut(usize::from(fork)) else { return };
         entry.done = true;
         let early = entry.answer.take();
-        let request = setup.request.clone();
+        let (request, index) = (std::mem::take(&mut setup.request), setup.index.take());
         self.cancel_forks(id, now);
-        let outcome = self.with_request(&request, |core, invite| match early.filter(|_| response.body().is_empty()) {
+        let couple = |core: &mut Self, invite: &Message<'_>| match early.filter(|_| response.body().is_empty()) {
             Some(early) => core
                 .with_request(&early, |core, early| core.couple(id, fork, invite, response, early, now))
                 .unwrap_or(Err(Uncoupled::BadAnswer)),
             None => core.couple(id, fork, invite, response, response, now),
-        });
+        };
+        let outcome = match &index {
+            Some(index) => Some(couple(self, &Message { bytes: &request, scan: index })),
+            None => self.with_request(&request, couple),
+        };
+        if let Some(setup) = self.large.sessions.get_mut(id).and_then(|session| session.setup.as_mut()) {
+            // Whoever called is to hear of the failure.
+            setup.request = request;
+        }
         match outcome {
             Some(Ok(())) => {}
             Some(Err(Uncoupled::BadAnswer)) => {

@@ -486,7 +486,10 @@ impl<D: Directory> Core<D> {
             return;
         }
         match self.transactions.admit(key, message, &envelope, path, now.at) {
-            Admission::New(server) => self.dispatch(server, message, &envelope, source, now),
+            Admission::New(server) => {
+                self.dispatch(server, message, &envelope, source, now);
+                self.transactions.watch(server);
+            }
             Admission::Merged(server) => {
                 self.metrics.count(Counter::RefusedLoop);
                 self.respond(server, message, 482, "Merged Request", "", now);

@@ -27,7 +27,7 @@ use crate::sip::dialog::session_timer::{TimerAnswer, TimerOffer, TimerRequest};
 use crate::sip::dialog::{DialogFault, Order, RouteSet};
 use crate::sip::header::list::{elements, params};
 use crate::sip::message::{Envelope, Message};
-use crate::sip::scan::{Name, decimal};
+use crate::sip::scan::{Name, Scan, decimal};
 use crate::sip::uri::{Scheme, Uri, canonical};
 use crate::sip::write;
 use bytes::Bytes;
@@ -151,6 +151,8 @@ pub(super) struct Session {
 pub(super) struct Setup {
     /// The originating side's INVITE and its transaction.
     pub request: Bytes,
+    /// Where its fields stand: it is read again when the terminating side answers.
+    pub index: Option<Box<Scan>>,
     pub server: ServerId,
     pub instances: Instances,
     pub hop: Option<NextHop>,
@@ -604,6 +606,7 @@ impl<D: Directory> Core<D> {
         let size_max = self.size_max(kind);
         let setup = Setup {
             request: task.as_ref().map_or_else(|| Bytes::copy_from_slice(message.bytes), |task| task.request.clone()),
+            index: (business != Business::Take).then(|| Box::new(message.scan.clone())),
             server,
             instances,
             hop: None,

@@ -24,7 +24,7 @@ use crate::sip::transport::{ViaStamp, exceeds_datagram, response_address};
 use crate::sip::write::line;
 use bytes::Bytes;
 use foldhash::fast::FixedState;
-use hashbrown::HashMap;
+use hashbrown::HashTable;
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, Hasher};
 use std::io::Write;
@@ -141,6 +141,13 @@ impl ReplyPath {
 /// What makes a request one: the key of RFC 3261 §17.2.3, hashed with a secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServerKey(u128);
+
+impl ServerKey {
+    /// What tables place it by.
+    const fn hash(self) -> u64 {
+        self.0 as u64
+    }
+}
 
 /// Whether a request is new to the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -316,38 +323,16 @@ enum Timed {
     Client(ClientId),
 }
 
-/// Passes a hash on as it is: keys are hashes already.
-#[derive(Default)]
-struct Ready(u64);
-
-impl Hasher for Ready {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-    fn write(&mut self, bytes: &[u8]) {
-        for chunk in bytes.chunks(8) {
-            let mut word = [0; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            self.0 ^= u64::from_ne_bytes(word);
-        }
-    }
-    fn write_u64(&mut self, value: u64) {
-        self.0 = value;
-    }
-    fn write_u128(&mut self, value: u128) {
-        self.0 = value as u64;
-    }
-}
-
-type Index = HashMap<u128, SlotId, std::hash::BuildHasherDefault<Ready>>;
-
 /// The table.
 pub struct Transactions {
     shard: ShardId,
     seeds: [FixedState; 2],
     servers: Slots<Server>,
-    by_key: Index,
-    by_merged: HashMap<u64, SlotId, std::hash::BuildHasherDefault<Ready>>,
+    /// Slots of server transactions by their key, which is a hash already. The keys themselves stand in the slots, so
+    /// that the table stays small.
+    by_key: HashTable<u32>,
+    /// The same by what a merged request has in common with the first.
+    by_merged: HashTable<u32>,
     /// Server transactions that linger after their final response, oldest first, each with the end of its linger. All
     /// linger equally long, so a queue is their timer: they need no place on the wheel.
     completed: VecDeque<(ServerId, Instant)>,
@@ -408,8 +393,8 @@ impl Transactions {
             seeds: [FixedState::with_seed(seed), FixedState::with_seed(seed.rotate_left(32) ^ 0x5bd1_e995)],
             servers: Slots::new(SERVER_TRANSACTION_COUNT_MAX),
             // At their full size from the start: growing one of them would stop the shard for milliseconds.
-            by_key: Index::with_capacity_and_hasher(SERVER_TRANSACTION_COUNT_MAX, Default::default()),
-            by_merged: HashMap::with_capacity_and_hasher(SERVER_TRANSACTION_COUNT_MAX, Default::default()),
+            by_key: HashTable::with_capacity(SERVER_TRANSACTION_COUNT_MAX),
+            by_merged: HashTable::with_capacity(SERVER_TRANSACTION_COUNT_MAX),
             completed: VecDeque::with_capacity(SERVER_TRANSACTION_COUNT_MAX),
             clients: Slots::new(CLIENT_TRANSACTION_COUNT_MAX),
             absorbing: VecDeque::with_capacity(CLIENT_TRANSACTION_COUNT_MAX),
@@ -481,7 +466,9 @@ impl Transactions {
 
     /// The transaction that a request belongs to.
     pub fn find(&self, key: ServerKey) -> Option<ServerId> {
-        self.by_key.get(&key.0).copied()
+        let is_it = |slot: &u32| self.servers.at(*slot).is_some_and(|(_, server)| server.key == key);
+        let slot = self.by_key.find(key.hash(), is_it)?;
+        self.servers.at(*slot).map(|(id, _)| id)
     }
 
     /// Takes a repeated request: the last response leaves again. RFC 3261 §17.2.
@@ -500,7 +487,12 @@ impl Transactions {
         });
     }
 
-    /// Makes a transaction for a new request.
+    /// Has the wheel look at a request that was not answered at once.
+    pub fn watch(&mut self, id: ServerId) {
+        self.arm(Timed::Server(id));
+    }
+
+    /// Makes a transaction for a new request. Whoever takes it calls [`Self::watch`] when it leaves it unanswered.
     pub fn admit(
         &mut self,
         key: ServerKey,
@@ -521,7 +513,10 @@ impl Transactions {
                 message.request_uri().unwrap_or_default(),
             ])
         });
-        let is_merged = merged.is_some_and(|hash| self.by_merged.contains_key(&hash));
+        let is_merged = merged.is_some_and(|hash| {
+            let is_it = |slot: &u32| self.servers.at(*slot).is_some_and(|(_, server)| server.merged == Some(hash));
+            self.by_merged.find(hash, is_it).is_some()
+        });
         let machine = if method == b"INVITE" {
             ServerMachine::Invite(InviteServer::new(path.reliability()).with_trying(now))
         } else {
@@ -543,11 +538,13 @@ impl Transactions {
         }
         let merged = server.merged;
         let Some(id) = self.servers.insert(server) else { return Admission::Full };
-        self.by_key.insert(key.0, id);
+        let servers = &self.servers;
+        let key_of = |slot: &u32| servers.at(*slot).map_or(0, |(_, server)| server.key.hash());
+        self.by_key.insert_unique(key.hash(), id.slot, key_of);
         if let Some(hash) = merged {
-            self.by_merged.insert(hash, id);
+            let merged_of = |slot: &u32| servers.at(*slot).and_then(|(_, server)| server.merged).unwrap_or_default();
+            self.by_merged.insert_unique(hash, id.slot, merged_of);
         }
-        self.arm(Timed::Server(id));
         if is_merged { Admission::Merged(id) } else { Admission::New(id) }
     }
 
@@ -675,9 +672,13 @@ impl Transactions {
 
     fn remove_server(&mut self, id: ServerId) {
         let Some(server) = self.servers.remove(id) else { return };
-        self.by_key.remove(&server.key.0);
-        if let Some(hash) = server.merged {
-            self.by_merged.remove(&hash);
+        if let Ok(entry) = self.by_key.find_entry(server.key.hash(), |slot| *slot == id.slot) {
+            entry.remove();
+        }
+        if let Some(hash) = server.merged
+            && let Ok(entry) = self.by_merged.find_entry(hash, |slot| *slot == id.slot)
+        {
+            entry.remove();
         }
         while self.completed.front().is_some_and(|(front, _)| self.servers.get(*front).is_none()) {
             self.completed.pop_front();

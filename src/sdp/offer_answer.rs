@@ -275,8 +275,7 @@ fn is_kept(line: &Line<'_>, kept: Kept) -> bool {
     let Some((name, _)) = line.attribute() else { return false };
     let is_own = |own: &&str| name.len() == own.len() && name.eq_ignore_ascii_case(own.as_bytes());
     let is_file = name.get(..5).is_some_and(|prefix| prefix.eq_ignore_ascii_case(b"file-"));
-    let has_own_rules = kept == Kept::Extensions && is_file;
-    !has_own_rules && !OWN.iter().any(is_own)
+    !(OWN.iter().any(is_own) || kept == Kept::Extensions && is_file)
 }
 
 fn find<'a>(section: &'a [u8], wanted: &str) -> Option<&'a [u8]> {
