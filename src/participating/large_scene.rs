@@ -291,6 +291,7 @@ impl Scene {
             assert!(self.core.media_connected(ticket, recipient, now));
             let mut batch = Vec::new();
             self.core.take_media(recipient, &mut batch);
+            self.core.media_sent(recipient, batch.concat().len(), now);
             let sent = String::from_utf8(batch.concat()).expect("text");
             let tid = sent.split(' ').nth(1).expect("a binding SEND");
             let own = value(&sent, "From-Path").and_then(|path| path.split(' ').next()).expect("a path");

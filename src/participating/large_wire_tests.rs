@@ -215,6 +215,10 @@ fn a_sender_that_falls_silent_in_the_midst_of_a_chunk_is_not_waited_for() {
             path(&ok)
         );
         scene.chunk(ConnId { slot: 1, generation: 0 }, &head);
+        // It takes what there is.
+        let (recipient, mut batch) = (ConnId { slot: 2, generation: 0 }, Vec::new());
+        scene.core.take_media(recipient, &mut batch);
+        scene.core.media_sent(recipient, batch.concat().len(), scene::after(scene.at));
         scene.wait(179 * SECOND);
         scene.none();
         scene.wait(SECOND + SECOND / 4);

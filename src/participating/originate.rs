@@ -900,6 +900,24 @@ mod tests {
     }
 
     #[test]
+    fn a_shard_that_ends_breaks_off_and_calls_nobody_back_in() {
+        for is_taken in [true, false] {
+            let (mut bench, left) = Bench::call(&["urn:uuid:1"]);
+            let invite = left[0].clone();
+            bench.answer(&invite, 180, "", "");
+            if is_taken {
+                bench.take(&invite);
+            }
+            let now = bench.now();
+            bench.core.stop(now);
+            let left = bench.left();
+            let goodbye = if is_taken { "BYE " } else { "CANCEL " };
+            assert_eq!(starts(&left, goodbye).len(), 1, "{left:?}");
+            assert!(settles(&left, "Retry") && bench.is_over(), "{left:?}");
+        }
+    }
+
+    #[test]
     fn a_device_that_hangs_up_is_answered_and_called_again_later() {
         let (mut bench, left) = Bench::call(&["urn:uuid:1"]);
         bench.take(&left[0]);
@@ -920,13 +938,15 @@ mod tests {
             (request("UPDATE", "theirs", 5), "SIP/2.0 200 "),
             (request("UPDATE", "theirs", 4), "SIP/2.0 500 "),
             (request("INVITE", "theirs", 6), "SIP/2.0 488 "),
-            (request("BYE", "foreign", 7), "SIP/2.0 481 "),
+            (request("OPTIONS", "theirs", 7), "SIP/2.0 200 "),
+            (request("INFO", "theirs", 8), "SIP/2.0 405 "),
+            (request("BYE", "foreign", 9), "SIP/2.0 481 "),
         ] {
             bench.core.handle_message(text.as_bytes(), datagram_from(CORE), now);
             let left = bench.left();
             assert_eq!(starts(&left, status).len(), 1, "{text}: {left:?}");
         }
-        bench.core.handle_message(request("BYE", "theirs", 8).as_bytes(), datagram_from(CORE), now);
+        bench.core.handle_message(request("BYE", "theirs", 9).as_bytes(), datagram_from(CORE), now);
         let left = bench.left();
         assert_eq!((starts(&left, "SIP/2.0 200 ").len(), starts(&left, "BYE ").len()), (1, 0), "{left:?}");
         assert!(settles(&left, "Retry") && bench.is_over(), "{left:?}");
