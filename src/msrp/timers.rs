@@ -9,6 +9,7 @@ use crate::base::id::ConnId;
 use crate::base::slots::SlotId;
 use crate::base::time::Instant;
 use std::collections::VecDeque;
+use std::time::Duration;
 
 /// What the wheel comes up with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +18,9 @@ pub(super) enum Timed {
     Connection(ConnId),
     Attempt(SlotId),
 }
+
+/// The shortest time between two looks at one session.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 impl Relay {
     /// The next deadline. RFC 4975 §7.1.
@@ -53,6 +57,13 @@ impl Relay {
         }
     }
 
+    /// Has a session looked at again, later than now whatever its deadline: a timer that fires moves on.
+    fn arm_again(&mut self, id: SessionId, now: Instant) {
+        if let Some(deadline) = self.sessions.get(id).and_then(|session| session.deadline()) {
+            self.arm_by(id, deadline.max(now + LOOK_AGAIN));
+        }
+    }
+
     fn on_session_timer(&mut self, id: SessionId, now: Instant) {
         let Some(session) = self.sessions.get_mut(id) else { return };
         if session.armed.is_none_or(|armed| armed > now) {
@@ -67,7 +78,7 @@ impl Relay {
             if session.begun + BIND_TIMEOUT <= now {
                 return self.lose(id, side, Why::Bind, now);
             }
-            return self.arm(id);
+            return self.arm_again(id, now);
         }
         if self.expire_pending(id, now) {
             return;
@@ -97,7 +108,7 @@ impl Relay {
                 }
             }
         }
-        self.arm(id);
+        self.arm_again(id, now);
         debug_assert!(self.sessions.get(id).is_none_or(|session| session.armed.is_none_or(|armed| armed > now)));
     }
 
