@@ -1,8 +1,8 @@
 //! A shard's MSRP sessions and connections: the door of the room. RFC 4975, RFC 4976, RFC 6135.
 //!
-//! Each concern has its own file and its own part of [`Relay`]: [`super::ingress`] decides about heads,
-//! [`super::bridge`] passes chunks on and responses back, [`super::report`] passes reports, [`super::local`] takes and
-//! sends messages itself, [`super::joining`] connects and binds, [`super::ending`] gives up, [`super::timers`] waits.
+//! Each concern has its own file and its own part of [`Relay`]: `ingress` decides about heads,
+//! `bridge` passes chunks on and responses back, `report` passes reports, `local` takes and
+//! sends messages itself, `joining` connects and binds, `ending` gives up, `timers` waits.
 
 use super::connection::{Connection, Held, Ingress, LegRef, Net};
 use super::effect::MediaEffect;

@@ -1,6 +1,6 @@
 //! Deferred large messages on their way to a device: an INVITE of our own, then the content over MSRP (SPEC §2.3, §2.4).
 //!
-//! [`super::deferred`] decides whose turn it is and what becomes of a message; an [`Origination`] is one attempt. The
+//! [`super::deferred`] decides whose turn it is and what becomes of a message; an `Origination` is one attempt. The
 //! appliance is the calling party and the sender: the first device that takes the call gets the message, in pieces that
 //! the spool reads from the content store as the relay wants them.
 //!

@@ -1,6 +1,6 @@
 //! Large messages that are kept: on their way from the relay through the spool into the store (SPEC LM-ed2, LM-A7, §2.5).
 //!
-//! [`Spools`] is the machine: pieces, answers and ends go in, what is to be done comes out as [`Ask`]s. It knows neither
+//! `Spools` is the machine: pieces, answers and ends go in, what is to be done comes out as `Ask`s. It knows neither
 //! SIP nor the relay; the second half of this file makes rows and objects of finished files and carries the asks out.
 
 use super::content::Facts;
